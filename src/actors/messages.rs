@@ -1,0 +1,117 @@
+//! What HTTP handlers, streamers and the scheduler say to each other about one generation.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+
+use crate::engine::sampler::SamplingParameters;
+use crate::ids::{SequenceId, TokenId};
+
+/// Everything the scheduler needs to know about a request. The prompt fits the context (the handler checked).
+#[derive(Clone)]
+pub struct GenerationRequest {
+    pub sequence: SequenceId,
+    /// The id clients see (`chatcmpl-…`), for logs.
+    pub request_id: Arc<str>,
+    pub prompt: Arc<[TokenId]>,
+    pub sampling: SamplingParameters,
+    /// At least 1; `prompt.len() + max_new_tokens` is at most the context window.
+    pub max_new_tokens: usize,
+    /// Sampling never ends at an end token.
+    pub ignore_eos: bool,
+    /// When the request fails with [`GenerationFailure::DeadlineExceeded`].
+    pub deadline: Instant,
+    /// Where its events go: the request's streamer.
+    pub events: Recipient<GenerationEvent>,
+}
+
+/// Asks the scheduler to queue a request. `Ok` means admitted to the waiting queue: from then on exactly
+/// one of [`GenerationEvent::Finished`] and [`GenerationEvent::Failed`] ends the events, unless a
+/// [`Cancel`] comes first (after which there are none).
+#[derive(Message)]
+#[rtype(result = "Result<(), SubmitError>")]
+pub struct Submit(pub GenerationRequest);
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SubmitError {
+    #[error("the waiting queue is full ({limit} requests); retry later")]
+    QueueFull { limit: usize, retry_after: Duration },
+    #[error("the server is shutting down")]
+    Draining,
+    #[error("the request needs {needed} KV blocks and the pool holds {available}")]
+    ExceedsPool { needed: usize, available: usize },
+    #[error("the engine has stopped")]
+    EngineGone,
+}
+
+/// Ends a sequence within one step. Its computed blocks stay in the prefix cache. Unknown ids are ignored.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Cancel {
+    pub sequence: SequenceId,
+    pub cause: CancelCause,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelCause {
+    /// The client has left (counted as a disconnect).
+    ClientGone,
+    /// The streamer found a stop string: the request is complete (counted as `stop`).
+    StopString,
+}
+
+/// What happens to a request, in order.
+#[derive(Message, Debug, Clone, PartialEq)]
+#[rtype(result = "()")]
+pub enum GenerationEvent {
+    /// Prefill has begun or advanced (one for each chunk); also once when it is complete.
+    Prefill(PrefillProgress),
+    /// The next tokens of the output, end token excluded.
+    Tokens(Vec<TokenId>),
+    /// The output is complete.
+    Finished(Finished),
+    /// It could not be completed.
+    Failed(GenerationFailure),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrefillProgress {
+    /// Prompt tokens whose keys and values exist, cached ones included.
+    pub processed: usize,
+    pub cached: usize,
+    pub prompt: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    pub reason: FinishReason,
+    pub usage: TokenUsage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end token.
+    Stop,
+    /// `max_new_tokens`.
+    Length,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TokenUsage {
+    pub prompt_tokens: usize,
+    /// Prompt tokens that were really taken from the cache (at first admission).
+    pub cached_tokens: usize,
+    /// Sampled tokens, an end token included.
+    pub completion_tokens: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum GenerationFailure {
+    #[error("the request did not finish before its deadline")]
+    DeadlineExceeded,
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    #[error("generation failed: {0}")]
+    Engine(String),
+}

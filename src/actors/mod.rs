@@ -1,0 +1,3 @@
+//! Scheduler, prefix cache, streamer and model manager.
+
+pub mod messages;

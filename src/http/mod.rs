@@ -1,0 +1,1 @@
+//! Routes, handlers, OpenAI wire types, errors, authentication, CORS.

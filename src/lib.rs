@@ -1,0 +1,13 @@
+//! Trunkline: an OpenAI-compatible inference server for many parallel agent clients on one machine.
+//!
+//! The modules follow the way of a request: [`http`] parses it, [`prompt`] turns its messages into
+//! tokens, [`actors`] schedule it and stream its answer, [`engine`] computes it with [`kernels`].
+//! Only [`engine`] and [`kernels`] know tensors; only [`http`] knows the wire.
+
+pub mod actors;
+pub mod engine;
+pub mod http;
+pub mod ids;
+pub mod kernels;
+pub mod prompt;
+pub mod telemetry;
