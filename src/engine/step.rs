@@ -68,7 +68,11 @@ pub struct SequenceRows {
 pub enum RowInput {
     /// Known tokens at the absolute positions `start..start + tokens.len()`. Positions below `start` are
     /// in the block table already. With `sample`, the last row's logits are sampled.
-    Prefill { tokens: Vec<TokenId>, start: usize, sample: bool },
+    Prefill {
+        tokens: Vec<TokenId>,
+        start: usize,
+        sample: bool,
+    },
     /// One row: the token sampled last for this sequence, at the next position; its logits are sampled.
     Decode,
 }

@@ -1,10 +1,38 @@
 //! From a model's name or path to its files, and from the files to weights, tokenizer and template.
+//!
+//! [`ModelSource::parse`] reads what the user wrote, [`resolve`] finds (or downloads) the files, [`load`]
+//! opens them. Weight files are memory-mapped; a tensor is copied out when the engine asks for it.
+
+mod bytes;
+pub mod config;
+mod config_json;
+mod embedded;
+mod error;
+mod files;
+mod gguf;
+pub mod hub;
+mod json;
+mod safetensors;
+mod source;
+mod text;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use candle_core::quantized::QTensor;
+
+pub use config::{Architecture, ModelConfig, RopeScaling};
+pub use embedded::EmbeddedModel;
+pub use error::LoadError;
+pub use files::{FileLocation, ModelFiles};
+pub use hub::{HubError, HubOptions};
+pub use source::EMBEDDED_NAME;
+pub use text::TextAssets;
+
+use files::{Folder, SMALL_FILE, id_of_path};
+use json::JsonObject;
+use safetensors::SafetensorsWeights;
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +44,10 @@ pub enum ModelSource {
     /// One GGUF file that holds everything.
     Gguf(PathBuf),
     /// `org/name` (optionally `org/name@revision`) on the Hugging Face hub.
-    Hub { repository: String, revision: Option<String> },
+    Hub {
+        repository: String,
+        revision: Option<String>,
+    },
 }
 
 /// One weight tensor: its shape is `[out, in]` for a linear layer, `[vocabulary, hidden]` for embeddings.
@@ -26,4 +57,122 @@ pub enum Weight {
     Dense(Tensor),
     /// GGUF block-quantized, on the CPU.
     Quantized(Arc<QTensor>),
+}
+
+impl Weight {
+    /// Sizes, outermost first.
+    pub fn dims(&self) -> &[usize] {
+        match self {
+            Weight::Dense(tensor) => tensor.dims(),
+            Weight::Quantized(tensor) => tensor.shape().dims(),
+        }
+    }
+}
+
+/// The weight tensors of a model by their Hugging Face names (`model.layers.0.self_attn.q_proj.weight`, …),
+/// whatever the file calls them.
+pub trait Weights: Send + Sync {
+    /// Copies a tensor out of the file.
+    ///
+    /// # Errors
+    /// [`LoadError::MissingTensor`], or what is wrong with its bytes.
+    fn get(&self, name: &str) -> Result<Weight, LoadError>;
+
+    fn contains(&self, name: &str) -> bool;
+
+    /// [`Weights::get`], refusing any other shape than `expected`.
+    fn get_shaped(&self, name: &str, expected: &[usize]) -> Result<Weight, LoadError> {
+        let weight = self.get(name)?;
+        if weight.dims() == expected {
+            return Ok(weight);
+        }
+        Err(LoadError::WrongShape {
+            name: name.to_owned(),
+            expected: expected.to_vec(),
+            found: weight.dims().to_vec(),
+        })
+    }
+}
+
+/// A model ready for the engine.
+pub struct LoadedModel {
+    /// The model's id for clients.
+    pub id: String,
+    pub config: ModelConfig,
+    pub weights: Box<dyn Weights>,
+    pub text: TextAssets,
+}
+
+/// Finds the files of a model; downloads those that a hub model still lacks. Blocks; not for async workers.
+///
+/// # Errors
+/// What is missing or what failed; see [`LoadError`] and [`HubError`].
+pub fn resolve(
+    source: &ModelSource,
+    options: &HubOptions,
+    progress: &dyn hub::DownloadProgress,
+) -> Result<ModelFiles, LoadError> {
+    match source {
+        ModelSource::Embedded => {
+            let demo = embedded::demo()?;
+            Ok(ModelFiles {
+                id: demo.id.to_owned(),
+                location: FileLocation::Embedded(demo),
+            })
+        }
+        ModelSource::Directory(path) => Ok(ModelFiles {
+            id: id_of_path(path),
+            location: FileLocation::Directory(path.clone()),
+        }),
+        ModelSource::Gguf(path) => Ok(ModelFiles {
+            id: id_of_path(path),
+            location: FileLocation::Gguf(path.clone()),
+        }),
+        ModelSource::Hub {
+            repository,
+            revision,
+        } => Ok(ModelFiles {
+            id: repository.clone(),
+            location: hub::fetch(repository, revision.as_deref(), options, progress)?,
+        }),
+    }
+}
+
+/// Opens a resolved model: reads its configuration, tokenizer and template, and maps its weights. Blocks.
+///
+/// # Errors
+/// Which file, field or tensor is wrong, and how.
+pub fn load(files: &ModelFiles) -> Result<LoadedModel, LoadError> {
+    let (config, weights, text) = match &files.location {
+        FileLocation::Embedded(model) => load_folder(Folder::Embedded(model))?,
+        FileLocation::Directory(path) => load_folder(Folder::Disk(path))?,
+        FileLocation::Gguf(path) => gguf::load(path)?,
+    };
+    Ok(LoadedModel {
+        id: files.id.clone(),
+        config,
+        weights,
+        text,
+    })
+}
+
+type Parts = (ModelConfig, Box<dyn Weights>, TextAssets);
+
+fn load_folder(folder: Folder<'_>) -> Result<Parts, LoadError> {
+    const CONFIG: &str = "config.json";
+    const GENERATION_CONFIG: &str = "generation_config.json";
+    let bytes = folder.read_required(CONFIG, SMALL_FILE, "it holds the model's hyperparameters")?;
+    let mut config = ModelConfig::from_json(&JsonObject::parse(CONFIG, &bytes)?)?;
+    if let Some(bytes) = folder.read(GENERATION_CONFIG, SMALL_FILE)? {
+        config.add_end_tokens(config_json::end_tokens(&JsonObject::parse(
+            GENERATION_CONFIG,
+            &bytes,
+        )?)?);
+        config.validate(GENERATION_CONFIG)?;
+    }
+    let text = TextAssets::read(folder)?;
+    config.add_end_tokens(text.end_token());
+    config.validate("tokenizer_config.json")?;
+    let weights = SafetensorsWeights::open(folder)?;
+    Ok((config, Box::new(weights), text))
 }
