@@ -1,3 +1,4 @@
 //! Scheduler, prefix cache, streamer and model manager.
 
 pub mod messages;
+pub mod model_manager;
