@@ -1,6 +1,12 @@
 //! Turns a row of logits into the next token, per sequence.
+//!
+//! The order is: repetition penalty, frequency and presence penalties, logit bias; then the most
+//! likely token if the temperature is 0, else division by the temperature, `top_k`, softmax, `top_p`
+//! (renormalized over what `top_k` kept), `min_p`, and one draw. Nothing here depends on other
+//! sequences, and the random number of output token *i* is a function of the seed and *i* alone.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::ids::TokenId;
 
@@ -40,5 +46,470 @@ impl Default for SamplingParameters {
             logit_bias: BTreeMap::new(),
             seed: 0,
         }
+    }
+}
+
+impl SamplingParameters {
+    fn counts_output(&self) -> bool {
+        self.repetition_penalty != 1.0
+            || self.frequency_penalty != 0.0
+            || self.presence_penalty != 0.0
+    }
+
+    fn changes_logits(&self) -> bool {
+        self.counts_output() || !self.logit_bias.is_empty()
+    }
+}
+
+/// Why no token could be sampled from a row of logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SampleError {
+    /// The forward pass overflowed or the weights are damaged.
+    #[error("the model produced logits that are not finite numbers")]
+    NotFinite,
+    /// Every token was given a logit of minus infinity.
+    #[error("no token is left to sample from")]
+    NothingLeft,
+}
+
+/// One sequence's sampler: its parameters and what they need to remember of its tokens.
+#[derive(Debug)]
+pub struct SequenceSampler {
+    parameters: SamplingParameters,
+    /// Kept only with a repetition penalty.
+    prompt: HashSet<u32>,
+    /// How often each token was generated; kept only with a penalty.
+    generated: HashMap<u32, u32>,
+    /// Tokens sampled so far: the counter of the random numbers.
+    drawn: u64,
+}
+
+impl SequenceSampler {
+    pub fn new(parameters: SamplingParameters, prompt: &[TokenId]) -> Self {
+        let prompt = if parameters.repetition_penalty != 1.0 {
+            prompt.iter().map(|token| token.0).collect()
+        } else {
+            HashSet::new()
+        };
+        Self {
+            parameters,
+            prompt,
+            generated: HashMap::new(),
+            drawn: 0,
+        }
+    }
+
+    /// How many tokens were sampled so far.
+    pub fn sampled(&self) -> u64 {
+        self.drawn
+    }
+
+    /// The next token for a row of logits (one a vocabulary entry). Remembers nothing: the caller
+    /// calls [`Self::observe`] with the result. `scratch` is a buffer that is reused between calls.
+    pub fn choose(
+        &self,
+        logits: &[f32],
+        scratch: &mut SamplingScratch,
+    ) -> Result<TokenId, SampleError> {
+        if !self.parameters.changes_logits() {
+            return self.choose_from(logits, scratch);
+        }
+        let mut adjusted = std::mem::take(&mut scratch.adjusted);
+        adjusted.clear();
+        adjusted.extend_from_slice(logits);
+        self.adjust(&mut adjusted);
+        let token = self.choose_from(&adjusted, scratch);
+        scratch.adjusted = adjusted;
+        token
+    }
+
+    /// Records the sampled token.
+    pub fn observe(&mut self, token: TokenId) {
+        self.drawn += 1;
+        if self.parameters.counts_output() {
+            *self.generated.entry(token.0).or_insert(0) += 1;
+        }
+    }
+
+    /// Applies the penalties and the bias.
+    fn adjust(&self, logits: &mut [f32]) {
+        let parameters = &self.parameters;
+        if parameters.repetition_penalty != 1.0 {
+            let new = self.generated.keys().filter(|id| !self.prompt.contains(id));
+            for &id in self.prompt.iter().chain(new) {
+                if let Some(logit) = logits.get_mut(id as usize) {
+                    *logit = if *logit > 0.0 {
+                        *logit / parameters.repetition_penalty
+                    } else {
+                        *logit * parameters.repetition_penalty
+                    };
+                }
+            }
+        }
+        if parameters.frequency_penalty != 0.0 || parameters.presence_penalty != 0.0 {
+            for (&id, &count) in &self.generated {
+                if let Some(logit) = logits.get_mut(id as usize) {
+                    *logit -=
+                        parameters.frequency_penalty * count as f32 + parameters.presence_penalty;
+                }
+            }
+        }
+        for (&token, &bias) in &parameters.logit_bias {
+            if let Some(logit) = logits.get_mut(token.0 as usize) {
+                *logit += bias;
+            }
+        }
+    }
+
+    fn choose_from(
+        &self,
+        logits: &[f32],
+        scratch: &mut SamplingScratch,
+    ) -> Result<TokenId, SampleError> {
+        let best = argmax(logits)?;
+        if self.parameters.temperature <= 0.0 || self.parameters.top_k == 1 {
+            return Ok(TokenId(best as u32));
+        }
+        let candidates = &mut scratch.candidates;
+        self.softmax(logits, logits[best], candidates);
+        if self.parameters.top_p < 1.0 {
+            keep_nucleus(candidates, f64::from(self.parameters.top_p));
+        }
+        if self.parameters.min_p > 0.0 {
+            // The most likely token has weight 1.
+            let least = self.parameters.min_p;
+            candidates.retain(|candidate| candidate.weight >= least);
+        }
+        let uniform = uniform(self.parameters.seed, self.drawn);
+        Ok(TokenId(draw(candidates, uniform).unwrap_or(best as u32)))
+    }
+
+    /// Fills `candidates` with what `top_k` keeps, weighted by `exp((logit - best) / temperature)`,
+    /// in the order of ids.
+    fn softmax(&self, logits: &[f32], best: f32, candidates: &mut Vec<Candidate>) {
+        let scale = 1.0 / self.parameters.temperature;
+        candidates.clear();
+        // A weight of exactly 0 can never be drawn.
+        candidates.extend(logits.iter().enumerate().filter_map(|(id, &logit)| {
+            let scaled = (logit - best) * scale;
+            (scaled > LEAST_EXPONENT).then_some(Candidate {
+                id: id as u32,
+                weight: scaled,
+            })
+        }));
+        let top_k = self.parameters.top_k;
+        if top_k > 0 && top_k < candidates.len() {
+            candidates.select_nth_unstable_by(top_k - 1, most_likely_first);
+            candidates.truncate(top_k);
+            candidates.sort_unstable_by_key(|candidate| candidate.id);
+        }
+        for candidate in candidates.iter_mut() {
+            candidate.weight = candidate.weight.exp();
+        }
+    }
+}
+
+/// `exp` of less than this is 0 in f32 (the smallest subnormal is about e^-103.3).
+const LEAST_EXPONENT: f32 = -104.0;
+
+/// Buffers for sampling, reused between rows and steps.
+#[derive(Debug, Default)]
+pub struct SamplingScratch {
+    adjusted: Vec<f32>,
+    candidates: Vec<Candidate>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    id: u32,
+    weight: f32,
+}
+
+/// A total order: by weight, and the lower id first among equals.
+fn most_likely_first(a: &Candidate, b: &Candidate) -> Ordering {
+    b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id))
+}
+
+/// The index of the largest value, the lowest one among equals.
+fn argmax(logits: &[f32]) -> Result<usize, SampleError> {
+    const LANES: usize = 16;
+    // Lane by lane, so that the compiler can use vector instructions. `max` passes over NaN, so
+    // that is watched for separately: NaN is the only value that differs from itself.
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    let mut broken = [false; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            largest[lane] = if chunk[lane] > largest[lane] {
+                chunk[lane]
+            } else {
+                largest[lane]
+            };
+            broken[lane] |= chunk[lane].is_nan();
+        }
+    }
+    let most = rest
+        .iter()
+        .chain(&largest)
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max);
+    if broken.contains(&true) || rest.iter().any(|logit| logit.is_nan()) || most == f32::INFINITY {
+        return Err(SampleError::NotFinite);
+    }
+    if most == f32::NEG_INFINITY {
+        return Err(SampleError::NothingLeft);
+    }
+    logits
+        .iter()
+        .position(|&logit| logit == most)
+        .ok_or(SampleError::NothingLeft)
+}
+
+/// Keeps the smallest set of most likely candidates whose probabilities sum to at least `mass`, and
+/// leaves them ordered by id. Selects growing prefixes rather than sorting the whole vocabulary.
+fn keep_nucleus(candidates: &mut Vec<Candidate>, mass: f64) {
+    let total: f64 = candidates
+        .iter()
+        .map(|candidate| f64::from(candidate.weight))
+        .sum();
+    let wanted = mass * total;
+    let mut kept = 0;
+    let mut sum = 0.0;
+    let mut prefix = 64;
+    while kept < candidates.len() {
+        let end = prefix.min(candidates.len());
+        let rest = &mut candidates[kept..];
+        let count = end - kept;
+        if count < rest.len() {
+            rest.select_nth_unstable_by(count - 1, most_likely_first);
+        }
+        rest[..count].sort_unstable_by(most_likely_first);
+        for candidate in &rest[..count] {
+            sum += f64::from(candidate.weight);
+            kept += 1;
+            if sum >= wanted {
+                candidates.truncate(kept);
+                candidates.sort_unstable_by_key(|candidate| candidate.id);
+                return;
+            }
+        }
+        prefix *= 4;
+    }
+    candidates.sort_unstable_by_key(|candidate| candidate.id);
+}
+
+/// The candidate at `uniform` (0 to 1) of the summed weights.
+fn draw(candidates: &[Candidate], uniform: f64) -> Option<u32> {
+    let total: f64 = candidates
+        .iter()
+        .map(|candidate| f64::from(candidate.weight))
+        .sum();
+    let target = uniform * total;
+    let mut sum = 0.0;
+    let mut last = None;
+    for candidate in candidates {
+        sum += f64::from(candidate.weight);
+        last = Some(candidate.id);
+        if sum > target {
+            break;
+        }
+    }
+    last
+}
+
+/// Random number `index` of the sequence with `seed`, uniform in [0, 1) with 53 random bits. Two rounds
+/// of the SplitMix64 finalizer (Steele, Lea and Flood, "Fast splittable pseudorandom number generators").
+fn uniform(seed: u64, index: u64) -> f64 {
+    const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+    let stream = mix(seed.wrapping_add(GOLDEN));
+    let bits = mix(stream.wrapping_add(index.wrapping_add(1).wrapping_mul(GOLDEN)));
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(parameters: SamplingParameters) -> SequenceSampler {
+        SequenceSampler::new(parameters, &[])
+    }
+
+    fn run(parameters: &SamplingParameters, logits: &[f32], count: usize) -> Vec<u32> {
+        let mut sampler = sampler(parameters.clone());
+        let mut scratch = SamplingScratch::default();
+        (0..count)
+            .map(|_| {
+                let token = sampler.choose(logits, &mut scratch).expect("finite logits");
+                sampler.observe(token);
+                token.0
+            })
+            .collect()
+    }
+
+    fn hot() -> SamplingParameters {
+        SamplingParameters {
+            temperature: 1.0,
+            seed: 7,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_id_among_equals() {
+        let mut logits = vec![0.0f32; 100];
+        logits[37] = 3.0;
+        logits[41] = 3.0;
+        logits[99] = 3.0;
+        assert_eq!(run(&SamplingParameters::default(), &logits, 1), [37]);
+    }
+
+    #[test]
+    fn nan_and_infinity_are_errors_wherever_they_stand() {
+        for length in [1, 15, 16, 17, 100] {
+            for at in 0..length {
+                for bad in [f32::NAN, f32::INFINITY] {
+                    let mut logits = vec![1.0f32; length];
+                    logits[at] = bad;
+                    let chosen = sampler(hot()).choose(&logits, &mut SamplingScratch::default());
+                    assert_eq!(chosen, Err(SampleError::NotFinite));
+                }
+            }
+        }
+        let nothing =
+            sampler(hot()).choose(&[f32::NEG_INFINITY; 20], &mut SamplingScratch::default());
+        assert_eq!(nothing, Err(SampleError::NothingLeft));
+    }
+
+    #[test]
+    fn seeded_sampling_repeats_and_seeds_differ() {
+        let logits: Vec<f32> = (0..50).map(|i| (i as f32 * 0.37).sin()).collect();
+        let first = run(&hot(), &logits, 40);
+        assert_eq!(first, run(&hot(), &logits, 40));
+        assert_ne!(
+            first,
+            run(&SamplingParameters { seed: 8, ..hot() }, &logits, 40)
+        );
+    }
+
+    #[test]
+    fn frequencies_follow_the_softmax() {
+        let probabilities = [0.5f32, 0.3, 0.15, 0.05];
+        let logits: Vec<f32> = probabilities.iter().map(|p| p.ln()).collect();
+        let drawn = run(&hot(), &logits, 20_000);
+        for (id, &p) in probabilities.iter().enumerate() {
+            let share =
+                drawn.iter().filter(|&&token| token as usize == id).count() as f32 / 20_000.0;
+            assert!(
+                (share - p).abs() < 0.02,
+                "token {id}: {share} instead of {p}"
+            );
+        }
+    }
+
+    #[test]
+    fn top_k_top_p_and_min_p_cut_the_tail() {
+        let probabilities = [0.05f32, 0.5, 0.15, 0.3];
+        let logits: Vec<f32> = probabilities.iter().map(|p| p.ln()).collect();
+        let seen = |parameters: SamplingParameters| {
+            let mut seen = run(&parameters, &logits, 500);
+            seen.sort_unstable();
+            seen.dedup();
+            seen
+        };
+        assert_eq!(seen(hot()), [0, 1, 2, 3]);
+        assert_eq!(seen(SamplingParameters { top_k: 2, ..hot() }), [1, 3]);
+        assert_eq!(seen(SamplingParameters { top_k: 1, ..hot() }), [1]);
+        assert_eq!(
+            seen(SamplingParameters {
+                top_p: 0.79,
+                ..hot()
+            }),
+            [1, 3]
+        );
+        assert_eq!(
+            seen(SamplingParameters {
+                top_p: 0.9,
+                ..hot()
+            }),
+            [1, 2, 3]
+        );
+        assert_eq!(
+            seen(SamplingParameters {
+                top_p: 0.0,
+                ..hot()
+            }),
+            [1]
+        );
+        assert_eq!(
+            seen(SamplingParameters {
+                min_p: 0.4,
+                ..hot()
+            }),
+            [1, 3]
+        );
+    }
+
+    #[test]
+    fn the_nucleus_of_a_large_flat_vocabulary_is_exact() {
+        let mut candidates: Vec<Candidate> = (0..10_000)
+            .map(|id| Candidate { id, weight: 1.0 })
+            .collect();
+        keep_nucleus(&mut candidates, 0.5);
+        assert_eq!(candidates.len(), 5_000);
+        assert!(
+            candidates
+                .iter()
+                .enumerate()
+                .all(|(i, c)| c.id as usize == i)
+        );
+    }
+
+    #[test]
+    fn penalties_and_bias_move_the_choice() {
+        let logits = [2.0f32, 1.9, 0.0];
+        let penalized = |parameters| run(&parameters, &logits, 3);
+        assert_eq!(
+            penalized(SamplingParameters {
+                presence_penalty: 0.5,
+                ..Default::default()
+            }),
+            [0, 1, 0]
+        );
+        assert_eq!(
+            penalized(SamplingParameters {
+                frequency_penalty: 0.2,
+                ..Default::default()
+            }),
+            [0, 1, 0]
+        );
+        assert_eq!(
+            penalized(SamplingParameters {
+                repetition_penalty: 10.0,
+                ..Default::default()
+            }),
+            [0, 1, 0]
+        );
+        let biased = SamplingParameters {
+            logit_bias: [(TokenId(2), 100.0), (TokenId(900), 1.0)].into(),
+            ..Default::default()
+        };
+        assert_eq!(penalized(biased), [2, 2, 2]);
+        let mut seen_in_prompt = SequenceSampler::new(
+            SamplingParameters {
+                repetition_penalty: 1.5,
+                ..Default::default()
+            },
+            &[TokenId(0)],
+        );
+        let mut scratch = SamplingScratch::default();
+        assert_eq!(seen_in_prompt.choose(&logits, &mut scratch), Ok(TokenId(1)));
+        seen_in_prompt.observe(TokenId(1));
+        assert_eq!(seen_in_prompt.choose(&logits, &mut scratch), Ok(TokenId(0)));
     }
 }

@@ -1,0 +1,283 @@
+//! How an engine is set up.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::Device;
+
+use super::error::EngineError;
+
+/// Which device computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// CUDA or Metal if the binary was built with it and it opens, else the CPU.
+    #[default]
+    Auto,
+    Cpu,
+    Metal,
+    /// The CUDA device of this number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = EngineError;
+
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "metal" => Ok(Self::Metal),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|number| number.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| EngineError::UnknownDevice(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Metal => f.write_str("metal"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// When the binary was built without its backend, or the driver refuses. `Auto` never fails.
+    pub fn open(self) -> Result<Device, EngineError> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Auto if cfg!(feature = "cuda") => Ok(Self::Cuda(0).open().unwrap_or(Device::Cpu)),
+            Self::Auto if cfg!(feature = "metal") => Ok(Self::Metal.open().unwrap_or(Device::Cpu)),
+            Self::Auto => Ok(Device::Cpu),
+            Self::Metal if !cfg!(feature = "metal") => Err(EngineError::DeviceNotBuilt {
+                device: "metal",
+                feature: "metal",
+            }),
+            Self::Cuda(_) if !cfg!(feature = "cuda") => Err(EngineError::DeviceNotBuilt {
+                device: "cuda",
+                feature: "cuda",
+            }),
+            Self::Metal => Device::new_metal(0).map_err(|error| self.failed(error)),
+            Self::Cuda(number) => Device::new_cuda(number).map_err(|error| self.failed(error)),
+        }
+    }
+
+    fn failed(self, error: candle_core::Error) -> EngineError {
+        EngineError::DeviceFailed {
+            device: self.to_string(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// How keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvDtype {
+    F32,
+    #[default]
+    F16,
+    Bf16,
+}
+
+impl KvDtype {
+    /// Bytes of one number.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    pub fn candle(self) -> candle_core::DType {
+        match self {
+            Self::F32 => candle_core::DType::F32,
+            Self::F16 => candle_core::DType::F16,
+            Self::Bf16 => candle_core::DType::BF16,
+        }
+    }
+}
+
+impl FromStr for KvDtype {
+    type Err = EngineError;
+
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(EngineError::InvalidOption(format!(
+                "unknown KV data type {text:?}: use f16, bf16 or f32"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for KvDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+/// Which attention implementation runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AttentionKind {
+    /// The CPU kernel that reads blocks in place. On other devices portable attention runs.
+    #[default]
+    Fused,
+    /// candle operations only: the reference.
+    Portable,
+}
+
+impl FromStr for AttentionKind {
+    type Err = EngineError;
+
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        match text {
+            "fused" => Ok(Self::Fused),
+            "portable" => Ok(Self::Portable),
+            _ => Err(EngineError::InvalidOption(format!(
+                "unknown attention {text:?}: use fused or portable"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for AttentionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fused => "fused",
+            Self::Portable => "portable",
+        })
+    }
+}
+
+/// How large the KV pool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvSize {
+    /// A share of the free memory, at most enough for 262,144 tokens or one context window.
+    #[default]
+    Auto,
+    /// This many bytes.
+    Bytes(u64),
+    /// This many blocks.
+    Blocks(usize),
+}
+
+/// How to start an engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineOptions {
+    pub device: DeviceChoice,
+    pub kv_dtype: KvDtype,
+    pub attention: AttentionKind,
+    pub kv_size: KvSize,
+    /// Tokens a block: a power of two from 1 to 256.
+    pub block_size: usize,
+    /// Threads of the CPU kernels; 0 is one for each CPU.
+    pub threads: usize,
+    /// Most positions of one sequence; `None` is the model's own context window.
+    pub context_window: Option<usize>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            device: DeviceChoice::default(),
+            kv_dtype: KvDtype::default(),
+            attention: AttentionKind::default(),
+            kv_size: KvSize::default(),
+            block_size: 32,
+            threads: 0,
+            context_window: None,
+        }
+    }
+}
+
+impl EngineOptions {
+    /// Checks what does not depend on the model.
+    pub fn validate(&self) -> Result<(), EngineError> {
+        if !self.block_size.is_power_of_two() || self.block_size > 256 {
+            return Err(EngineError::InvalidOption(format!(
+                "the block size is {} tokens; it must be a power of two from 1 to 256",
+                self.block_size
+            )));
+        }
+        if self.kv_size == KvSize::Blocks(0) {
+            return Err(EngineError::InvalidOption(
+                "the KV pool must have at least one block".to_owned(),
+            ));
+        }
+        if self.context_window == Some(0) {
+            return Err(EngineError::InvalidOption(
+                "the context window must be at least one token".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The number of threads to use.
+    pub fn thread_count(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_parse_and_print_alike() {
+        for name in ["auto", "cpu", "metal", "cuda:0", "cuda:3"] {
+            let device: DeviceChoice = name.parse().expect("a device");
+            assert_eq!(device.to_string(), name);
+        }
+        assert_eq!(
+            "cuda".parse::<DeviceChoice>().expect("a device"),
+            DeviceChoice::Cuda(0)
+        );
+        assert!("gpu".parse::<DeviceChoice>().is_err());
+    }
+
+    #[cfg(not(feature = "metal"))]
+    #[test]
+    fn a_device_that_was_not_built_is_a_clear_error() {
+        let error = DeviceChoice::Metal
+            .open()
+            .expect_err("not built")
+            .to_string();
+        assert!(error.contains("--features metal"), "{error}");
+    }
+
+    #[test]
+    fn block_sizes_are_powers_of_two() {
+        for (size, valid) in [
+            (0, false),
+            (1, true),
+            (24, false),
+            (256, true),
+            (512, false),
+        ] {
+            let options = EngineOptions {
+                block_size: size,
+                ..Default::default()
+            };
+            assert_eq!(options.validate().is_ok(), valid, "block size {size}");
+        }
+    }
+}
