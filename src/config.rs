@@ -15,8 +15,9 @@ use std::time::Duration;
 use clap::{Args, FromArgMatches};
 
 pub use layers::{ConfigError, Loaded, load};
-pub use values::{ApiKey, Attention, Auto, ByteSize, DeviceChoice, KvDtype, NamedValue, Origin};
+pub use values::{ApiKey, Auto, ByteSize, NamedValue, Origin};
 
+use crate::engine::{AttentionKind, DeviceChoice, KvDtype};
 use crate::telemetry::LogFormat;
 use values::{at_least_one, parse_block_size, parse_duration, parse_log_filter, parse_non_empty};
 
@@ -138,23 +139,23 @@ pub struct Config {
     )]
     pub device: DeviceChoice,
 
-    /// CPU threads of the engine. `auto` = one for each physical core.
+    /// CPU threads of the engine. `auto` = one for each CPU.
     #[arg(long, default_value = "auto", value_name = "N", help_heading = "Engine", value_parser = Auto::parse_with(at_least_one))]
     pub threads: Auto<usize>,
 
-    /// How attention is computed.
+    /// How attention is computed: fused (SIMD kernels, CPU) or portable (the reference).
     #[arg(
         long,
-        default_value = "auto",
+        default_value = "fused",
         value_name = "KIND",
         help_heading = "Engine"
     )]
-    pub attention: Attention,
+    pub attention: AttentionKind,
 
-    /// Number type of cached keys and values.
+    /// Number type of cached keys and values: f16, bf16 or f32.
     #[arg(
         long,
-        default_value = "auto",
+        default_value = "f16",
         value_name = "TYPE",
         help_heading = "Engine"
     )]

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::ValueEnum;
-
 /// `auto`, or a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Auto<T> {
@@ -177,56 +175,6 @@ impl FromStr for Origin {
     }
 }
 
-/// Where to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The accelerator this build has, or the CPU.
-    Auto,
-    Cpu,
-    Metal,
-    /// The CUDA device of this index.
-    Cuda(usize),
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => return Ok(DeviceChoice::Auto),
-            "cpu" => return Ok(DeviceChoice::Cpu),
-            "metal" => return Ok(DeviceChoice::Metal),
-            "cuda" => return Ok(DeviceChoice::Cuda(0)),
-            _ => {}
-        }
-        text.strip_prefix("cuda:")
-            .and_then(|index| index.parse().ok())
-            .map(DeviceChoice::Cuda)
-            .ok_or_else(|| "expected auto, cpu, metal, cuda or cuda:N".to_owned())
-    }
-}
-
-/// How attention is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Attention {
-    /// Fused on the CPU, portable elsewhere.
-    Auto,
-    /// SIMD kernels that read KV blocks in place (CPU).
-    Fused,
-    /// candle's operations only; the reference.
-    Portable,
-}
-
-/// Number type of cached keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum KvDtype {
-    /// The engine's choice for the model and device.
-    Auto,
-    F32,
-    F16,
-    Bf16,
-}
-
 /// A whole number of at least 1.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
@@ -314,14 +262,6 @@ mod tests {
         }
         assert_eq!(ByteSize(8 << 20).to_string(), "8MiB");
         assert_eq!(ByteSize(1_500_000).to_string(), "1.4MiB");
-    }
-
-    #[test]
-    fn devices() {
-        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
-        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
-        assert!("cuda:x".parse::<DeviceChoice>().is_err());
-        assert!("gpu".parse::<DeviceChoice>().is_err());
     }
 
     #[test]
