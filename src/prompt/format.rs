@@ -1,0 +1,188 @@
+//! A model's text side: its template, its tokenizer and the formats it writes in.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use tokenizers::Tokenizer;
+
+use super::capabilities::Capabilities;
+use super::conversation;
+use super::detokenizer::TokenTexts;
+use super::output::{OutputParser, ParserOptions};
+use super::template::ChatTemplate;
+use super::{Detokenizer, PromptError, reasoning, tools};
+use crate::ids::TokenId;
+
+/// What a model's files say about its text.
+#[derive(Debug, Clone)]
+pub struct PromptAssets {
+    pub tokenizer: Tokenizer,
+    /// The Jinja text. None: the model takes no messages.
+    pub chat_template: Option<String>,
+    /// As templates print it.
+    pub bos_token: Option<String>,
+    /// As templates print it.
+    pub eos_token: Option<String>,
+    /// Whether the beginning-of-text token comes before plain text. None: as the tokenizer does it.
+    pub add_bos: Option<bool>,
+}
+
+/// One conversation to render, in the shape of OpenAI's chat API (validated by the caller: each message
+/// is an object with a `role`).
+#[derive(Debug, Clone, Copy)]
+pub struct ChatInput<'a> {
+    pub messages: &'a [Value],
+    /// Declared tools, in the order given. Empty: none.
+    pub tools: &'a [Value],
+    /// `chat_template_kwargs`: further variables of the template, such as `enable_thinking`.
+    pub template_kwargs: &'a Map<String, Value>,
+    /// The answer begins with the rest of the last message instead of a new one.
+    pub continue_final_message: bool,
+}
+
+/// Renders conversations, encodes text, and reads the output of one model. Shared by all its requests.
+#[derive(Debug)]
+pub struct PromptFormat {
+    tokenizer: Arc<Tokenizer>,
+    tokens: Arc<TokenTexts>,
+    chat: Option<Chat>,
+    bos_token: Option<String>,
+    eos_token: Option<String>,
+    add_bos: Option<bool>,
+    thinks: bool,
+}
+
+#[derive(Debug)]
+struct Chat {
+    template: ChatTemplate,
+    capabilities: Capabilities,
+}
+
+impl PromptFormat {
+    /// Compiles the template and finds out, by rendering small conversations with it, what it can take.
+    ///
+    /// # Errors
+    /// [`PromptError::InvalidTemplate`].
+    pub fn new(assets: PromptAssets) -> Result<Self, PromptError> {
+        let PromptAssets {
+            mut tokenizer,
+            chat_template,
+            bos_token,
+            eos_token,
+            add_bos,
+        } = assets;
+        // A tokenizer file may carry the limits of some training run.
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(None)
+            .map_err(|error| PromptError::Encode(error.to_string()))?;
+        let chat = match &chat_template {
+            Some(source) => {
+                let template = ChatTemplate::new(source)?;
+                let capabilities = Capabilities::of(
+                    &template,
+                    source,
+                    bos_token.as_deref(),
+                    eos_token.as_deref(),
+                );
+                Some(Chat {
+                    template,
+                    capabilities,
+                })
+            }
+            None => None,
+        };
+        let in_template = chat_template.is_some_and(|source| {
+            source.contains(reasoning::CLOSE) || source.contains(reasoning::OPEN)
+        });
+        let thinks = in_template || tokenizer.token_to_id(reasoning::CLOSE).is_some();
+        let tokenizer = Arc::new(tokenizer);
+        let marks = [reasoning::OPEN, reasoning::CLOSE, tools::OPEN, tools::CLOSE];
+        let tokens = Arc::new(TokenTexts::new(Arc::clone(&tokenizer), &marks));
+        Ok(PromptFormat {
+            tokenizer,
+            tokens,
+            chat,
+            bos_token,
+            eos_token,
+            add_bos,
+            thinks,
+        })
+    }
+
+    /// Renders a conversation to the text that the model continues.
+    ///
+    /// # Errors
+    /// All but [`PromptError::Encode`] and [`PromptError::InvalidTemplate`]; each is the request's fault
+    /// or the template's, not the server's.
+    pub fn render(&self, input: &ChatInput<'_>) -> Result<String, PromptError> {
+        let chat = self.chat.as_ref().ok_or(PromptError::NoTemplate)?;
+        let tokens = conversation::SpecialTokens {
+            bos: self.bos_token.as_deref(),
+            eos: self.eos_token.as_deref(),
+        };
+        conversation::render(&chat.template, &chat.capabilities, input, tokens)
+    }
+
+    /// Tokens of a rendered conversation. The template has written all special tokens, so none are added.
+    ///
+    /// Text that looks like a special token becomes one, as with Hugging Face transformers: also in what
+    /// a user wrote.
+    ///
+    /// # Errors
+    /// [`PromptError::Encode`].
+    pub fn encode(&self, text: &str) -> Result<Vec<TokenId>, PromptError> {
+        self.encode_with(text, false)
+    }
+
+    /// Tokens of a plain text to be continued, with the special tokens that the tokenizer puts around
+    /// text (usually a beginning-of-text token, or none).
+    ///
+    /// # Errors
+    /// [`PromptError::Encode`].
+    pub fn encode_completion(&self, text: &str) -> Result<Vec<TokenId>, PromptError> {
+        let mut tokens = self.encode_with(text, self.add_bos != Some(false))?;
+        if self.add_bos == Some(true)
+            && let Some(bos) = self
+                .bos_token
+                .as_deref()
+                .and_then(|token| self.tokenizer.token_to_id(token))
+            && tokens.first() != Some(&TokenId(bos))
+        {
+            tokens.insert(0, TokenId(bos));
+        }
+        Ok(tokens)
+    }
+
+    fn encode_with(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+    ) -> Result<Vec<TokenId>, PromptError> {
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, add_special_tokens)
+            .map_err(|error| PromptError::Encode(error.to_string()))?;
+        Ok(encoding.get_ids().iter().map(|id| TokenId(*id)).collect())
+    }
+
+    /// Reads one request's output.
+    pub fn output_parser(&self, options: &ParserOptions) -> OutputParser {
+        OutputParser::new(options, self.thinks)
+    }
+
+    /// For a chat answer: text of its own, as the tokenizer's `decode` gives it.
+    pub fn detokenizer(&self) -> Detokenizer {
+        Detokenizer::new(Arc::clone(&self.tokens))
+    }
+
+    /// For a text completion: the text continues the prompt's, so that a leading space is part of it.
+    pub fn continuing_detokenizer(&self) -> Detokenizer {
+        Detokenizer::continuing(Arc::clone(&self.tokens))
+    }
+
+    /// The model takes messages.
+    pub fn has_chat_template(&self) -> bool {
+        self.chat.is_some()
+    }
+}

@@ -1,0 +1,6 @@
+//! How model families write tool calls.
+
+mod hermes;
+mod json;
+
+pub(super) use hermes::{CLOSE, HermesParser, OPEN};
