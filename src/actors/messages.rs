@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
+use super::prefix_cache::BlockCounts;
 use crate::engine::sampler::SamplingParameters;
 use crate::ids::{SequenceId, TokenId};
 
@@ -14,6 +15,7 @@ pub struct GenerationRequest {
     pub sequence: SequenceId,
     /// The id clients see (`chatcmpl-…`), for logs.
     pub request_id: Arc<str>,
+    /// At least one token.
     pub prompt: Arc<[TokenId]>,
     pub sampling: SamplingParameters,
     /// At least 1; `prompt.len() + max_new_tokens` is at most the context window.
@@ -115,3 +117,41 @@ pub enum GenerationFailure {
     #[error("generation failed: {0}")]
     Engine(String),
 }
+
+/// Refuses new requests, lets the others finish until `deadline`, then fails what is left with
+/// [`GenerationFailure::ShuttingDown`]. Answered when nothing is left.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Drain {
+    pub deadline: Instant,
+}
+
+/// Fails what is left with [`GenerationFailure::ShuttingDown`] and ends scheduler, prefix cache and
+/// engine. Answered when the engine's memory is free; the address is dead from then on.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+/// Asks the scheduler how things stand. Cheap.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "SchedulerSnapshot")]
+pub struct Snapshot;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, MessageResponse)]
+pub struct SchedulerSnapshot {
+    /// Sequences that hold blocks, those included that are just ending.
+    pub running: usize,
+    pub waiting: usize,
+    /// Steps handed to the engine and not answered.
+    pub plans_in_flight: usize,
+    /// Nothing is queued, running or still to be cleaned up: then no block is leased.
+    pub idle: bool,
+    /// As of the last planning cycle.
+    pub blocks: BlockCounts,
+}
+
+/// Asks the scheduler to check its books and the prefix cache's against each other. Walks all blocks:
+/// for tests and debugging. An error is a bug, in words.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "Result<SchedulerSnapshot, String>")]
+pub struct Audit;

@@ -2,3 +2,5 @@
 
 pub mod messages;
 pub mod model_manager;
+pub mod prefix_cache;
+pub mod scheduler;
