@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 
 use super::ServedModel;
+use crate::actors::messages::SchedulerSnapshot;
 
 /// Asks for a model; answered when it is in memory and ready. `None` is the model in memory, or the
 /// default one.
@@ -127,6 +128,7 @@ pub enum HealthStatus {
 /// What `/health` and the ready line tell about a model in memory.
 #[derive(Debug, Clone)]
 pub struct LoadedFacts {
+    pub model: String,
     pub device: String,
     pub kv_blocks: usize,
     /// Tokens a KV block.
@@ -152,5 +154,16 @@ pub struct Drain {
 
 /// Answers when the first load is done: the facts, or why it failed.
 #[derive(Message, Debug, Clone, Copy)]
-#[rtype(result = "Result<(String, LoadedFacts), String>")]
+#[rtype(result = "Result<LoadedFacts, String>")]
 pub struct WaitReady;
+
+/// Unloads the model, cutting what runs, and ends the manager. Answered when the memory is free.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Shutdown;
+
+/// Asks the scheduler of the model in memory to check its books; `None` when there is no model. For
+/// tests and debugging.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "Option<Result<SchedulerSnapshot, String>>")]
+pub struct AuditModel;

@@ -30,6 +30,8 @@ pub enum Place {
         leases: usize,
         /// When the last lease ended, or the model was loaded.
         since: Instant,
+        /// Its engine has died: nobody gets it any more, and it goes when the last lease ends.
+        broken: bool,
     },
     Unloading(ModelIndex),
 }
@@ -99,6 +101,7 @@ impl<W> Occupancy<W> {
             model,
             leases: commands.len(),
             since: now,
+            broken: false,
         };
         commands.extend(self.advance(now));
         commands
@@ -149,6 +152,7 @@ impl<W> Occupancy<W> {
                 model,
                 leases: 0,
                 since,
+                ..
             } => {
                 let idle = now.saturating_duration_since(since);
                 match limit.checked_sub(idle).filter(|left| !left.is_zero()) {
@@ -162,6 +166,15 @@ impl<W> Occupancy<W> {
             Place::Loaded { .. } => Err(Some(limit)),
             _ => Err(None),
         }
+    }
+
+    /// The engine of the model in memory has died: the model is unloaded when its requests have ended,
+    /// and loaded anew when one is wanted.
+    pub fn broke(&mut self, now: Instant) -> Vec<Command<W>> {
+        if let Place::Loaded { broken, .. } = &mut self.place {
+            *broken = true;
+        }
+        self.advance(now)
     }
 
     /// Gives back all that wait, when the server drains.
@@ -180,37 +193,29 @@ impl<W> Occupancy<W> {
         }
     }
 
-    /// Does what the queue's head allows.
+    /// Does what the place and the queue's head allow.
     fn advance(&mut self, now: Instant) -> Vec<Command<W>> {
         let mut commands = Vec::new();
-        while let Some(&(wanted, _)) = self.waiting.front() {
-            match &mut self.place {
-                Place::Loaded {
-                    model,
-                    leases,
-                    since,
-                } if *model == wanted => {
+        loop {
+            let wanted = self.waiting.front().map(|(wanted, _)| *wanted);
+            match (&mut self.place, wanted) {
+                (Place::Loaded { model, leases, since, broken: false }, Some(wanted)) if *model == wanted => {
                     *leases += 1;
                     *since = now;
-                    if let Some((_, requester)) = self.waiting.pop_front() {
-                        commands.push(Command::Grant(requester));
-                    }
+                    commands.extend(self.waiting.pop_front().map(|(_, requester)| Command::Grant(requester)));
                 }
-                Place::Loaded {
-                    model, leases: 0, ..
-                } => {
+                (Place::Loaded { model, leases: 0, broken, .. }, wanted) if *broken || wanted.is_some() => {
                     let model = *model;
                     self.place = Place::Unloading(model);
                     commands.push(Command::Unload(model));
                 }
-                Place::Empty => {
+                (Place::Empty, Some(wanted)) => {
                     self.place = Place::Loading(wanted);
                     commands.push(Command::Load(wanted));
                 }
-                Place::Loaded { .. } | Place::Loading(_) | Place::Unloading(_) => break,
+                _ => return commands,
             }
         }
-        commands
     }
 }
 
@@ -351,5 +356,18 @@ mod tests {
         );
         assert_eq!(occupancy.unloaded(later(561)), [Load(a)]);
         assert_eq!(occupancy.loaded(later(562)), [Grant(2)]);
+    }
+
+    #[test]
+    fn a_model_whose_engine_died_is_loaded_anew() {
+        let (a, _) = models();
+        let now = Instant::now();
+        let mut occupancy = with_loaded(a, now);
+        assert_eq!(occupancy.acquire(a, 1, now), Ok(vec![Grant(1)]));
+        assert_eq!(occupancy.broke(now), []);
+        assert_eq!(occupancy.acquire(a, 2, now), Ok(vec![]), "not the broken one");
+        assert_eq!(occupancy.released(now), [Unload(a)]);
+        assert_eq!(occupancy.unloaded(now), [Load(a)]);
+        assert_eq!(occupancy.loaded(now), [Grant(2)]);
     }
 }

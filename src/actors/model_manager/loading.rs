@@ -1,0 +1,164 @@
+//! From a catalogue entry to a started engine: the blocking part of a load.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::catalogue::CatalogueEntry;
+use crate::actors::scheduler::{EngineFacts, EngineOutputs, SchedulerOptions, StepEngine};
+use crate::config::{Auto, Config};
+use crate::engine::loader::{self, HubOptions, LoadError, TextAssets};
+use crate::engine::step::StepPlan;
+use crate::engine::{EngineError, EngineHandle, EngineInfo, EngineOptions, EngineStopped, EngineThread, KvSize};
+use crate::prompt::{PromptAssets, PromptError, PromptFormat};
+
+/// How models are loaded and run; the same for all models of a server.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    pub engine: EngineOptions,
+    pub scheduler: SchedulerOptions,
+    pub hub: HubOptions,
+}
+
+impl LoadOptions {
+    /// What a configuration asks for; the hub's own variables come from the environment.
+    pub fn new(config: &Config) -> Self {
+        let defaults = EngineOptions::default();
+        let mut hub = HubOptions::from_env();
+        hub.offline |= config.offline;
+        LoadOptions {
+            engine: EngineOptions {
+                device: config.device,
+                kv_dtype: config.kv_dtype,
+                attention: config.attention,
+                kv_size: match (config.kv_memory, config.kv_blocks) {
+                    (_, Auto::Set(blocks)) => KvSize::Blocks(blocks),
+                    (Auto::Set(size), _) => KvSize::Bytes(size.0),
+                    (Auto::Auto, Auto::Auto) => KvSize::Auto,
+                },
+                block_size: config.block_size,
+                threads: config.threads.set().unwrap_or(defaults.threads),
+                context_window: config.context_length.set(),
+            },
+            scheduler: SchedulerOptions {
+                max_batch_tokens: config.max_batch_tokens,
+                max_running: config.max_running,
+                max_waiting: config.max_waiting,
+                ..SchedulerOptions::default()
+            },
+            hub,
+        }
+    }
+}
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    /// The loading thread ended without an answer.
+    #[error("loading stopped unexpectedly; the log has details")]
+    Died,
+}
+
+/// A loaded model whose engine waits for plans, without a scheduler yet.
+pub struct StartedModel {
+    pub engine: EngineHandle,
+    pub info: EngineInfo,
+    /// Where the engine's outputs go.
+    pub outputs: EngineOutputs,
+    pub prompt: PromptFormat,
+}
+
+/// Finds or downloads the files, reads them, starts the engine. Blocks for as long as that takes.
+/// `on_engine_death` is called once, from the engine's thread, if the engine ends by itself.
+///
+/// # Errors
+/// See [`ModelError`]; nothing of the model is left in memory.
+pub fn load(
+    entry: &CatalogueEntry,
+    options: &LoadOptions,
+    on_engine_death: impl Fn(EngineStopped) + Send + 'static,
+) -> Result<StartedModel, ModelError> {
+    let files = loader::resolve(&entry.source, &options.hub, &DownloadBar::default())?;
+    let model = loader::load(&files)?;
+    // First, because a template that does not compile shows in an instant.
+    let prompt = PromptFormat::new(prompt_assets(&model.text))?;
+    let outputs = EngineOutputs::new();
+    let to_scheduler = outputs.sink();
+    let sink = Box::new(move |output| {
+        if let Err(stopped) = &output {
+            on_engine_death(EngineStopped::clone(stopped));
+        }
+        to_scheduler(output);
+    });
+    let (engine, info) = EngineThread::start(model, options.engine.clone(), sink)?;
+    Ok(StartedModel {
+        engine,
+        info,
+        outputs,
+        prompt,
+    })
+}
+
+/// What the scheduler must know of an engine.
+pub fn engine_facts(info: &EngineInfo) -> EngineFacts {
+    EngineFacts {
+        block_size: info.block_size,
+        block_count: info.block_count,
+        end_tokens: Arc::from(info.end_tokens.as_slice()),
+    }
+}
+
+fn prompt_assets(text: &TextAssets) -> PromptAssets {
+    PromptAssets {
+        tokenizer: text.tokenizer.clone(),
+        chat_template: text.chat_template.clone(),
+        bos_token: text.bos_token.clone(),
+        eos_token: text.eos_token.clone(),
+        add_bos: Some(text.add_bos),
+    }
+}
+
+impl StepEngine for EngineHandle {
+    fn submit(&self, plan: StepPlan) -> Result<(), String> {
+        EngineHandle::submit(self, plan).map_err(|stopped| stopped.to_string())
+    }
+
+    fn stop(self: Box<Self>) {
+        self.stop_and_wait();
+    }
+}
+
+/// Shows downloads on stderr: a bar on a terminal, nothing elsewhere (the log has a line a file).
+#[derive(Default)]
+struct DownloadBar(std::cell::RefCell<Option<indicatif::ProgressBar>>);
+
+impl loader::hub::DownloadProgress for DownloadBar {
+    fn begin(&self, file: &str, total: u64, present: u64) {
+        tracing::info!(file, bytes = total, already_here = present, "downloading");
+        let bar = indicatif::ProgressBar::new(total).with_position(present);
+        let style = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+        if let Ok(style) = indicatif::ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(250));
+        bar.set_message(file.to_owned());
+        self.0.replace(Some(bar));
+    }
+
+    fn advance(&self, bytes: u64) {
+        if let Some(bar) = &*self.0.borrow() {
+            bar.inc(bytes);
+        }
+    }
+
+    fn finish(&self, _: &str) {
+        if let Some(bar) = self.0.take() {
+            bar.finish();
+        }
+    }
+}
