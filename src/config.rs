@@ -85,7 +85,7 @@ pub struct Config {
     #[arg(long, value_name = "ORIGIN", help_heading = "Server")]
     pub cors: Vec<Origin>,
 
-    /// Connections open at once; further ones wait in the listen queue.
+    /// Connections open at once; further ones are answered 503.
     #[arg(long, default_value = "1024", value_name = "N", help_heading = "Server", value_parser = at_least_one)]
     pub connection_limit: usize,
 

@@ -22,8 +22,8 @@ use tracing::{error, info, warn};
 pub use catalogue::{Catalogue, CatalogueError};
 pub use loading::LoadOptions;
 pub use messages::{
-    Acquire, AcquireError, AuditModel, Drain, Health, HealthQuery, HealthStatus, ListModels, LoadedFacts,
-    ModelCard, ModelLease, Release, Shutdown, WaitReady,
+    Acquire, AcquireError, AuditModel, Drain, Health, HealthQuery, HealthStatus, ListModels,
+    LoadedFacts, ModelCard, ModelLease, Release, Shutdown, WaitReady,
 };
 
 use self::catalogue::ModelIndex;
@@ -168,7 +168,10 @@ impl ModelManager {
         let generation = self.generation;
         let manager = context.address();
         let on_engine_death = move |stopped: EngineStopped| {
-            manager.do_send(EngineDied { generation, stopped });
+            manager.do_send(EngineDied {
+                generation,
+                stopped,
+            });
         };
         let (sender, receiver) = oneshot::channel();
         let thread = std::thread::Builder::new().name("model-loader".to_owned());
@@ -180,13 +183,23 @@ impl ModelManager {
             error!(%error, "no thread for loading");
         }
         let loaded = receiver.map(|result| result.unwrap_or(Err(ModelError::Died)));
-        context.spawn(loaded.into_actor(self).map(move |result, manager, context| match result {
-            Ok(started) => manager.loaded(model, started, began, context),
-            Err(error) => manager.load_failed(model, &error, context),
-        }));
+        context.spawn(
+            loaded
+                .into_actor(self)
+                .map(move |result, manager, context| match result {
+                    Ok(started) => manager.loaded(model, started, began, context),
+                    Err(error) => manager.load_failed(model, &error, context),
+                }),
+        );
     }
 
-    fn loaded(&mut self, model: ModelIndex, started: StartedModel, began: Instant, context: &mut Context<Self>) {
+    fn loaded(
+        &mut self,
+        model: ModelIndex,
+        started: StartedModel,
+        began: Instant,
+        context: &mut Context<Self>,
+    ) {
         let StartedModel {
             engine,
             info,
@@ -244,7 +257,10 @@ impl ModelManager {
         let id = &self.catalogue.get(model).id;
         let reason = error.to_string();
         error!(model = id, reason, "the model could not be loaded");
-        self.metrics.model_loads.with_label_values(&["failed"]).inc();
+        self.metrics
+            .model_loads
+            .with_label_values(&["failed"])
+            .inc();
         self.failure = Some(reason.clone());
         self.end_first_load(Err(reason.clone()));
         let (refused, commands) = self.occupancy.load_failed(Instant::now());
@@ -295,7 +311,10 @@ impl ModelManager {
         if self.idle_unload.is_zero() || self.watching_idle {
             return;
         }
-        match self.occupancy.unload_if_idle(self.idle_unload, Instant::now()) {
+        match self
+            .occupancy
+            .unload_if_idle(self.idle_unload, Instant::now())
+        {
             Ok(commands) => self.execute(commands, context),
             Err(Some(wait)) => {
                 self.watching_idle = true;
@@ -316,10 +335,12 @@ impl ModelManager {
                 Place::Empty | Place::Unloading(_) => self.catalogue.default_model(),
             });
         };
-        self.catalogue.resolve(requested).map_err(|unknown| AcquireError::Unknown {
-            requested: unknown.requested,
-            available: unknown.available,
-        })
+        self.catalogue
+            .resolve(requested)
+            .map_err(|unknown| AcquireError::Unknown {
+                requested: unknown.requested,
+                available: unknown.available,
+            })
     }
 
     fn acquire(
@@ -411,7 +432,14 @@ struct EngineDied {
 impl Handler<EngineDied> for ModelManager {
     type Result = ();
 
-    fn handle(&mut self, EngineDied { generation, stopped }: EngineDied, context: &mut Self::Context) {
+    fn handle(
+        &mut self,
+        EngineDied {
+            generation,
+            stopped,
+        }: EngineDied,
+        context: &mut Self::Context,
+    ) {
         if generation != self.generation {
             return;
         }

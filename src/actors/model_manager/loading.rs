@@ -8,7 +8,9 @@ use crate::actors::scheduler::{EngineFacts, EngineOutputs, SchedulerOptions, Ste
 use crate::config::{Auto, Config};
 use crate::engine::loader::{self, HubOptions, LoadError, TextAssets};
 use crate::engine::step::StepPlan;
-use crate::engine::{EngineError, EngineHandle, EngineInfo, EngineOptions, EngineStopped, EngineThread, KvSize};
+use crate::engine::{
+    EngineError, EngineHandle, EngineInfo, EngineOptions, EngineStopped, EngineThread, KvSize,
+};
 use crate::prompt::{PromptAssets, PromptError, PromptFormat};
 
 /// How models are loaded and run; the same for all models of a server.
@@ -20,11 +22,9 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
-    /// What a configuration asks for; the hub's own variables come from the environment.
+    /// What a configuration asks for.
     pub fn new(config: &Config) -> Self {
         let defaults = EngineOptions::default();
-        let mut hub = HubOptions::from_env();
-        hub.offline |= config.offline;
         LoadOptions {
             engine: EngineOptions {
                 device: config.device,
@@ -45,7 +45,7 @@ impl LoadOptions {
                 max_waiting: config.max_waiting,
                 ..SchedulerOptions::default()
             },
-            hub,
+            hub: HubOptions::default(),
         }
     }
 }

@@ -199,12 +199,32 @@ impl<W> Occupancy<W> {
         loop {
             let wanted = self.waiting.front().map(|(wanted, _)| *wanted);
             match (&mut self.place, wanted) {
-                (Place::Loaded { model, leases, since, broken: false }, Some(wanted)) if *model == wanted => {
+                (
+                    Place::Loaded {
+                        model,
+                        leases,
+                        since,
+                        broken: false,
+                    },
+                    Some(wanted),
+                ) if *model == wanted => {
                     *leases += 1;
                     *since = now;
-                    commands.extend(self.waiting.pop_front().map(|(_, requester)| Command::Grant(requester)));
+                    commands.extend(
+                        self.waiting
+                            .pop_front()
+                            .map(|(_, requester)| Command::Grant(requester)),
+                    );
                 }
-                (Place::Loaded { model, leases: 0, broken, .. }, wanted) if *broken || wanted.is_some() => {
+                (
+                    Place::Loaded {
+                        model,
+                        leases: 0,
+                        broken,
+                        ..
+                    },
+                    wanted,
+                ) if *broken || wanted.is_some() => {
                     let model = *model;
                     self.place = Place::Unloading(model);
                     commands.push(Command::Unload(model));
@@ -365,7 +385,11 @@ mod tests {
         let mut occupancy = with_loaded(a, now);
         assert_eq!(occupancy.acquire(a, 1, now), Ok(vec![Grant(1)]));
         assert_eq!(occupancy.broke(now), []);
-        assert_eq!(occupancy.acquire(a, 2, now), Ok(vec![]), "not the broken one");
+        assert_eq!(
+            occupancy.acquire(a, 2, now),
+            Ok(vec![]),
+            "not the broken one"
+        );
         assert_eq!(occupancy.released(now), [Unload(a)]);
         assert_eq!(occupancy.unloaded(now), [Load(a)]);
         assert_eq!(occupancy.loaded(now), [Grant(2)]);
