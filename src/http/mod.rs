@@ -1,1 +1,4 @@
-//! Routes, handlers, OpenAI wire types, errors, authentication, CORS.
+//! The wire: routes, requests, responses, errors, keys, and the sockets themselves.
+
+pub mod error;
+pub mod request;

@@ -1,0 +1,196 @@
+//! The fields that chat and text completions share: sampling, length, stop, streaming.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::fields::{Field, Fields};
+use super::limits;
+use crate::engine::sampler::SamplingParameters;
+use crate::http::error::ApiError;
+use crate::ids::TokenId;
+
+/// What a request leaves to the server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingDefaults {
+    pub temperature: f32,
+    pub top_p: f32,
+    pub top_k: usize,
+    pub min_p: f32,
+    pub repetition_penalty: f32,
+}
+
+impl Default for SamplingDefaults {
+    fn default() -> Self {
+        Self { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, repetition_penalty: 1.0 }
+    }
+}
+
+/// How to sample, as asked; what was not asked is filled in from [`SamplingDefaults`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RequestedSampling {
+    pub temperature: Option<f32>,
+    pub top_p: Option<f32>,
+    pub top_k: Option<usize>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+    pub frequency_penalty: f32,
+    pub presence_penalty: f32,
+    pub logit_bias: BTreeMap<TokenId, f32>,
+    pub seed: Option<u64>,
+}
+
+impl RequestedSampling {
+    /// Complete parameters; a request without a seed gets `seed`.
+    pub fn resolve(&self, defaults: &SamplingDefaults, seed: u64) -> SamplingParameters {
+        SamplingParameters {
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+            frequency_penalty: self.frequency_penalty,
+            presence_penalty: self.presence_penalty,
+            logit_bias: self.logit_bias.clone(),
+            seed: self.seed.unwrap_or(seed),
+        }
+    }
+}
+
+/// The shared fields, validated.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GenerationOptions {
+    /// None: the model that is loaded.
+    pub model: Option<String>,
+    pub sampling: RequestedSampling,
+    /// None: as much as fits.
+    pub max_tokens: Option<usize>,
+    pub stop: Vec<String>,
+    pub ignore_eos: bool,
+    pub stream: bool,
+    pub include_usage: bool,
+    pub return_progress: bool,
+}
+
+impl GenerationOptions {
+    pub fn parse(body: &Fields<'_>) -> Result<Self, ApiError> {
+        refuse_what_is_not_offered(body)?;
+        let stream = body.boolean("stream")?.unwrap_or(false);
+        let include_usage = match body.object("stream_options")? {
+            Some(_) if !stream => {
+                return Err(ApiError::invalid("stream_options", "is only allowed when `stream` is true"));
+            }
+            Some(options) => options.boolean("include_usage")?.unwrap_or(false),
+            None => false,
+        };
+        // Accepted and without effect: checked only for what they are.
+        body.string("user")?;
+        body.object("metadata")?;
+
+        let max_tokens = body.integer("max_tokens", 1, i64::MAX)?;
+        let max_completion_tokens = body.integer("max_completion_tokens", 1, i64::MAX)?;
+        Ok(Self {
+            model: body.string("model")?.map(str::to_owned),
+            sampling: sampling(body)?,
+            max_tokens: max_completion_tokens
+                .or(max_tokens)
+                .map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)),
+            stop: body.get("stop").map(|field| stop_strings(&field)).transpose()?.unwrap_or_default(),
+            ignore_eos: body.boolean("ignore_eos")?.unwrap_or(false),
+            stream,
+            include_usage,
+            return_progress: body.boolean("return_progress")?.unwrap_or(false),
+        })
+    }
+}
+
+/// Clear errors for parameters that OpenAI knows and this server does not have (yet).
+fn refuse_what_is_not_offered(body: &Fields<'_>) -> Result<(), ApiError> {
+    if body.integer("n", 1, 128)?.unwrap_or(1) > 1 {
+        return Err(ApiError::unsupported("n", "greater than 1 is not supported; send the request several times"));
+    }
+    if body.integer("best_of", 1, 128)?.unwrap_or(1) > 1 {
+        return Err(ApiError::unsupported("best_of", "greater than 1 is not supported"));
+    }
+    if let Some(format) = body.object("response_format")? {
+        let kind = format.require("type")?;
+        match kind.string()? {
+            "text" => {}
+            "json_object" | "json_schema" => {
+                return Err(ApiError::unsupported(
+                    "response_format",
+                    "other than `{\"type\":\"text\"}` is not supported; ask for JSON in the prompt",
+                ));
+            }
+            _ => return Err(kind.invalid("must be `text`, `json_object` or `json_schema`")),
+        }
+    }
+    Ok(())
+}
+
+fn sampling(body: &Fields<'_>) -> Result<RequestedSampling, ApiError> {
+    let float = |name, minimum, maximum| -> Result<Option<f32>, ApiError> {
+        Ok(body.number(name, minimum, maximum)?.map(|number| number as f32))
+    };
+    let repetition_penalty = float("repetition_penalty", 0.0, 10.0)?;
+    if repetition_penalty == Some(0.0) {
+        return Err(ApiError::invalid("repetition_penalty", "must be greater than 0; 1 is off"));
+    }
+    // -1 is how vLLM clients spell "all".
+    let top_k = body.integer("top_k", -1, i64::MAX)?.map(|number| usize::try_from(number).unwrap_or(0));
+    Ok(RequestedSampling {
+        temperature: float("temperature", 0.0, 2.0)?,
+        top_p: float("top_p", 0.0, 1.0)?,
+        top_k,
+        min_p: float("min_p", 0.0, 1.0)?,
+        repetition_penalty,
+        frequency_penalty: float("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
+        presence_penalty: float("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
+        logit_bias: body.object("logit_bias")?.map(|bias| logit_bias(&bias)).transpose()?.unwrap_or_default(),
+        seed: body.get("seed").map(|field| seed(&field)).transpose()?,
+    })
+}
+
+/// Any 64-bit integer, signed or not.
+fn seed(field: &Field<'_>) -> Result<u64, ApiError> {
+    match field.value.as_u64() {
+        Some(seed) => Ok(seed),
+        None => Ok(field.integer(i64::MIN, i64::MAX)? as u64),
+    }
+}
+
+fn logit_bias(bias: &Fields<'_>) -> Result<BTreeMap<TokenId, f32>, ApiError> {
+    if bias.len() > limits::LOGIT_BIAS {
+        return Err(ApiError::invalid(
+            "logit_bias",
+            format!("has {} entries; at most {} are accepted", bias.len(), limits::LOGIT_BIAS),
+        ));
+    }
+    bias.members()
+        .map(|(token, field)| {
+            let id = token.parse().map_err(|_| {
+                ApiError::invalid("logit_bias", format!("has the key {token:?}; keys must be token ids"))
+            })?;
+            Ok((TokenId(id), field.number(-100.0, 100.0)? as f32))
+        })
+        .collect()
+}
+
+/// One string or several, none empty.
+fn stop_strings(field: &Field<'_>) -> Result<Vec<String>, ApiError> {
+    let strings = match field.value {
+        Value::String(_) => vec![field.clone()],
+        Value::Array(_) => field.array(limits::STOP_STRINGS)?,
+        _ => return Err(field.wrong_type("a string or an array of strings")),
+    };
+    strings
+        .iter()
+        .map(|field| match field.string()? {
+            "" => Err(field.invalid("must not be empty")),
+            text if text.len() > limits::STOP_STRING_BYTES => {
+                Err(field.invalid(format!("is longer than {} bytes", limits::STOP_STRING_BYTES)))
+            }
+            text => Ok(text.to_owned()),
+        })
+        .collect()
+}
