@@ -4,3 +4,4 @@ pub mod messages;
 pub mod model_manager;
 pub mod prefix_cache;
 pub mod scheduler;
+pub mod streamer;

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
 use crate::actors::messages::{GenerationFailure, SubmitError};
+use crate::actors::model_manager::AcquireError;
+use crate::prompt::PromptError;
+
+/// The code of a 503 while the server shuts down.
+pub const SHUTTING_DOWN: &str = "shutting_down";
 
 /// Why a request was not answered. `Display` is the message that the client reads.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -26,16 +31,29 @@ pub enum ApiError {
          completion; shorten the prompt",
         requested.map_or_else(|| "leaves no room".to_owned(), |tokens| format!("{tokens} more were requested"))
     )]
-    ContextLengthExceeded { limit: usize, prompt: usize, requested: Option<usize>, parameter: &'static str },
+    ContextLengthExceeded {
+        limit: usize,
+        prompt: usize,
+        requested: Option<usize>,
+        parameter: &'static str,
+    },
     /// No key, or one that is not configured.
     #[error("{0}")]
     Unauthorized(&'static str),
-    #[error("no route for {0}; see GET /v1/models, POST /v1/chat/completions, POST /v1/completions, GET /health, GET /metrics")]
+    #[error(
+        "no route for {0}; see GET /v1/models, POST /v1/chat/completions, POST /v1/completions, GET /health, GET /metrics"
+    )]
     RouteNotFound(String),
     #[error("the model `{requested}` does not exist here; available: {}", available.join(", "))]
-    ModelNotFound { requested: String, available: Vec<String> },
+    ModelNotFound {
+        requested: String,
+        available: Vec<String>,
+    },
     #[error("{method} is not allowed here; use {allowed}")]
-    MethodNotAllowed { method: String, allowed: &'static str },
+    MethodNotAllowed {
+        method: String,
+        allowed: &'static str,
+    },
     /// The request did not arrive in time.
     #[error("the request body did not arrive within {} seconds", .0.as_secs_f32())]
     RequestTimeout(Duration),
@@ -43,10 +61,17 @@ pub enum ApiError {
     BodyTooLarge { limit: usize },
     /// A limit is reached; the same request may succeed later.
     #[error("{message}")]
-    TooManyRequests { message: String, retry_after: Duration },
+    TooManyRequests {
+        message: String,
+        retry_after: Duration,
+    },
     /// Loading, draining, or out of connections.
     #[error("{message}")]
-    Unavailable { message: String, code: &'static str, retry_after: Duration },
+    Unavailable {
+        message: String,
+        code: &'static str,
+        retry_after: Duration,
+    },
     #[error("the request did not finish before its deadline")]
     DeadlineExceeded,
     #[error("{0}")]
@@ -76,13 +101,19 @@ impl ApiError {
 
     /// A 400 about the request as a whole.
     pub fn malformed(message: impl Into<String>) -> Self {
-        ApiError::InvalidRequest { message: message.into(), parameter: None, code: "invalid_request" }
+        ApiError::InvalidRequest {
+            message: message.into(),
+            parameter: None,
+            code: "invalid_request",
+        }
     }
 
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
-            ApiError::InvalidRequest { .. } | ApiError::ContextLengthExceeded { .. } => StatusCode::BAD_REQUEST,
+            ApiError::InvalidRequest { .. } | ApiError::ContextLengthExceeded { .. } => {
+                StatusCode::BAD_REQUEST
+            }
             ApiError::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             ApiError::RouteNotFound(_) | ApiError::ModelNotFound { .. } => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -136,9 +167,8 @@ impl ApiError {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            ApiError::TooManyRequests { retry_after, .. } | ApiError::Unavailable { retry_after, .. } => {
-                Some(*retry_after)
-            }
+            ApiError::TooManyRequests { retry_after, .. }
+            | ApiError::Unavailable { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
     }
@@ -166,7 +196,8 @@ impl ApiError {
                 response.insert_header((header::ALLOW, HeaderValue::from_static(allowed)));
             }
             ApiError::Unauthorized(_) => {
-                response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+                response
+                    .insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
             }
             _ => {}
         }
@@ -188,16 +219,79 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         let message = error.to_string();
         match error {
-            SubmitError::QueueFull { retry_after, .. } => ApiError::TooManyRequests { message, retry_after },
-            SubmitError::Draining => {
-                ApiError::Unavailable { message, code: "shutting_down", retry_after: Duration::from_secs(5) }
-            }
-            SubmitError::ExceedsPool { .. } => {
-                ApiError::InvalidRequest { message, parameter: None, code: "exceeds_kv_cache" }
-            }
-            SubmitError::EngineGone => {
-                ApiError::Unavailable { message, code: "engine_stopped", retry_after: Duration::from_secs(5) }
-            }
+            SubmitError::QueueFull { retry_after, .. } => ApiError::TooManyRequests {
+                message,
+                retry_after,
+            },
+            SubmitError::Draining => ApiError::Unavailable {
+                message,
+                code: SHUTTING_DOWN,
+                retry_after: Duration::from_secs(5),
+            },
+            SubmitError::ExceedsPool { .. } => ApiError::InvalidRequest {
+                message,
+                parameter: None,
+                code: "exceeds_kv_cache",
+            },
+            SubmitError::EngineGone => ApiError::Unavailable {
+                message,
+                code: "engine_stopped",
+                retry_after: Duration::from_secs(5),
+            },
+        }
+    }
+}
+
+impl From<AcquireError> for ApiError {
+    fn from(error: AcquireError) -> Self {
+        let message = error.to_string();
+        match error {
+            AcquireError::Unknown {
+                requested,
+                available,
+            } => ApiError::ModelNotFound {
+                requested,
+                available,
+            },
+            AcquireError::NotReady { retry_after } => ApiError::Unavailable {
+                message,
+                code: "model_loading",
+                retry_after,
+            },
+            AcquireError::QueueFull { retry_after, .. } => ApiError::TooManyRequests {
+                message,
+                retry_after,
+            },
+            AcquireError::Failed(_) => ApiError::Unavailable {
+                message,
+                code: "model_failed",
+                retry_after: Duration::from_secs(30),
+            },
+            AcquireError::Draining => ApiError::Unavailable {
+                message,
+                code: SHUTTING_DOWN,
+                retry_after: Duration::from_secs(5),
+            },
+        }
+    }
+}
+
+impl From<PromptError> for ApiError {
+    fn from(error: PromptError) -> Self {
+        let (parameter, code) = match &error {
+            PromptError::Template(_)
+            | PromptError::TemplateFailed(_)
+            | PromptError::TemplateLimit(_)
+            | PromptError::NotContinuable(_) => (Some("messages"), "template_error"),
+            PromptError::ReservedVariable(_) => (Some("chat_template_kwargs"), "invalid_value"),
+            PromptError::NoTemplate => (None, "no_chat_template"),
+            PromptError::Encode(_) => (None, "not_encodable"),
+            PromptError::InvalidTemplate(_) => return ApiError::Internal(error.to_string()),
+        };
+        ApiError::InvalidRequest {
+            message: error.to_string(),
+            parameter: parameter.map(str::to_owned),
+            code,
         }
     }
 }
@@ -207,9 +301,11 @@ impl From<GenerationFailure> for ApiError {
         let message = failure.to_string();
         match failure {
             GenerationFailure::DeadlineExceeded => ApiError::DeadlineExceeded,
-            GenerationFailure::ShuttingDown => {
-                ApiError::Unavailable { message, code: "shutting_down", retry_after: Duration::from_secs(5) }
-            }
+            GenerationFailure::ShuttingDown => ApiError::Unavailable {
+                message,
+                code: SHUTTING_DOWN,
+                retry_after: Duration::from_secs(5),
+            },
             GenerationFailure::Engine(_) => ApiError::Internal(message),
         }
     }
@@ -231,12 +327,18 @@ mod tests {
                 "code": "invalid_value",
             }})
         );
-        assert_eq!(ApiError::Internal("x".into()).body()["error"]["param"], Value::Null);
+        assert_eq!(
+            ApiError::Internal("x".into()).body()["error"]["param"],
+            Value::Null
+        );
     }
 
     #[test]
     fn retry_after_is_whole_seconds_and_never_zero() {
-        let error = ApiError::TooManyRequests { message: "full".into(), retry_after: Duration::from_millis(20) };
+        let error = ApiError::TooManyRequests {
+            message: "full".into(),
+            retry_after: Duration::from_millis(20),
+        };
         let response = error.response();
         assert_eq!(response.status(), 429);
         assert_eq!(response.headers().get(header::RETRY_AFTER).unwrap(), "1");
@@ -245,7 +347,10 @@ mod tests {
             code: "loading",
             retry_after: Duration::from_millis(2001),
         };
-        assert_eq!(error.response().headers().get(header::RETRY_AFTER).unwrap(), "3");
+        assert_eq!(
+            error.response().headers().get(header::RETRY_AFTER).unwrap(),
+            "3"
+        );
     }
 
     #[test]
@@ -260,6 +365,9 @@ mod tests {
         assert_eq!(body["error"]["code"], "context_length_exceeded");
         assert_eq!(body["error"]["type"], "invalid_request_error");
         let message = body["error"]["message"].as_str().unwrap();
-        assert!(message.contains("100") && message.contains("120") && message.contains('7'), "{message}");
+        assert!(
+            message.contains("100") && message.contains("120") && message.contains('7'),
+            "{message}"
+        );
     }
 }

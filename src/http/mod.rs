@@ -1,4 +1,28 @@
 //! The wire: routes, requests, responses, errors, keys, and the sockets themselves.
+//!
+//! A generation request's way: [`generate`] reads and validates it ([`request`]), acquires the model, renders
+//! and encodes the prompt ([`prepare`]), starts a streamer for each sequence and submits them. The streamers
+//! put the [`answer`] together; a streamed one leaves through the [`outbox`], in the form of [`wire`]. What
+//! is counted about it is in [`record`]. A client that leaves is noticed by the [`connection`].
 
+pub mod answer;
+mod auth;
+mod body;
+mod connection;
+mod context;
+mod cors;
 pub mod error;
+mod generate;
+mod handlers;
+mod options;
+pub mod outbox;
+mod prepare;
+pub mod record;
 pub mod request;
+mod server;
+pub mod wire;
+
+pub use context::AppState;
+pub use options::HttpOptions;
+pub use request::options::SamplingDefaults;
+pub use server::{HttpServer, serve};

@@ -38,7 +38,9 @@ enum State {
 
 impl ResponseFraming {
     pub fn new() -> Self {
-        Self { state: State::Head(Vec::new()) }
+        Self {
+            state: State::Head(Vec::new()),
+        }
     }
 
     pub fn place(&self) -> Place {
@@ -73,8 +75,14 @@ impl ResponseFraming {
                             *digits += 1;
                         }
                         None if byte == b'\r' => {}
-                        None if byte == b'\n' && *size == 0 => self.state = State::LastLine { remaining: 2 },
-                        None if byte == b'\n' => self.state = State::ChunkData { remaining: *size + 2 },
+                        None if byte == b'\n' && *size == 0 => {
+                            self.state = State::LastLine { remaining: 2 }
+                        }
+                        None if byte == b'\n' => {
+                            self.state = State::ChunkData {
+                                remaining: *size + 2,
+                            }
+                        }
                         None => self.state = State::Unknown,
                     }
                 }
@@ -119,7 +127,10 @@ fn skip(bytes: &mut &[u8], remaining: &mut u64) -> u64 {
 fn after_head(head: &[u8]) -> (State, bool) {
     let text = String::from_utf8_lossy(head).to_ascii_lowercase();
     let mut lines = text.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
+    let status = lines
+        .next()
+        .and_then(|line| line.split(' ').nth(1))
+        .unwrap_or_default();
     let mut chunked = false;
     let mut length = None;
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
@@ -179,6 +190,9 @@ mod tests {
         let mut framing = ResponseFraming::new();
         framing.accept(b"HTTP/1.0 200 OK\r\n\r\n");
         assert_eq!(framing.place(), Place::Inside);
-        assert_eq!(framing.accept(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"), 0);
+        assert_eq!(
+            framing.accept(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
+            0
+        );
     }
 }

@@ -50,13 +50,19 @@ const REFUSED_POLITELY: usize = 64;
 
 impl ConnectionCount {
     pub fn new(limit: usize) -> Self {
-        Self { open: Arc::default(), limit }
+        Self {
+            open: Arc::default(),
+            limit,
+        }
     }
 
     /// Counts one more, unless there are so many that not even an error is answered.
     fn enter(&self) -> Option<ConnectionPlace> {
         let before = self.open.fetch_add(1, Ordering::Relaxed);
-        let place = ConnectionPlace { count: self.clone(), over_limit: before >= self.limit };
+        let place = ConnectionPlace {
+            count: self.clone(),
+            over_limit: before >= self.limit,
+        };
         (before < self.limit + REFUSED_POLITELY).then_some(place)
     }
 }
@@ -231,13 +237,20 @@ impl WatchedStream {
 
     /// Sends one byte of what is to come, if it is known.
     fn probe(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let Some(watch) = &mut self.watch else { return Ok(()) };
-        if self.connection.opaque.get() || self.connection.owed.get() == 0 || self.substitute.is_some() {
+        let Some(watch) = &mut self.watch else {
+            return Ok(());
+        };
+        if self.connection.opaque.get()
+            || self.connection.owed.get() == 0
+            || self.substitute.is_some()
+        {
             return Ok(());
         }
         match self.framing.place() {
             Place::BeforeHead => {
-                let Some(&byte) = HEAD_START.get(self.sent_ahead) else { return Ok(()) };
+                let Some(&byte) = HEAD_START.get(self.sent_ahead) else {
+                    return Ok(());
+                };
                 if write_byte(&mut self.io, cx, byte)? {
                     self.sent_ahead += 1;
                 }
@@ -283,7 +296,9 @@ impl WatchedStream {
     /// Fails when the socket has been full for too long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let write_timeout = self.write_timeout;
-        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(write_timeout)));
+        let timer = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(sleep(write_timeout)));
         match timer.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
@@ -333,7 +348,11 @@ fn with_error_body(buffer: &[u8]) -> Option<Substitute> {
         "{before}content-length: {}\r\ncontent-type: application/json\r\n{after}{body}",
         body.len()
     );
-    Some(Substitute { bytes: bytes.into_bytes(), written: 0, replaces: end })
+    Some(Substitute {
+        bytes: bytes.into_bytes(),
+        written: 0,
+        replaces: end,
+    })
 }
 
 impl AsyncRead for WatchedStream {
@@ -356,13 +375,19 @@ impl AsyncRead for WatchedStream {
 }
 
 impl AsyncWrite for WatchedStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.framing.place() == Place::BeforeHead {
             if self.sent_ahead > 0 {
                 // These bytes are on their way already.
                 let length = self.sent_ahead.min(buffer.len());
                 if buffer[..length] != HEAD_START[..length] {
-                    return Poll::Ready(Err(io::Error::other("a response that does not begin with HTTP/1.")));
+                    return Poll::Ready(Err(io::Error::other(
+                        "a response that does not begin with HTTP/1.",
+                    )));
                 }
                 if length < HEAD_START.len().min(self.sent_ahead) {
                     return Poll::Ready(Err(io::Error::other("a status line written in pieces")));

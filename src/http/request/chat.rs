@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`: messages and tools, checked and brought into one form.
 
-use serde_json::{json, Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::fields::{Field, Fields};
 use super::limits;
@@ -34,15 +34,25 @@ impl ChatRequest {
     pub fn parse(body: &Value) -> Result<Self, ApiError> {
         let body = Fields::root(body)?;
         let options = GenerationOptions::parse(&body)?;
-        if body.boolean("logprobs")?.unwrap_or(false) || body.integer("top_logprobs", 0, 20)?.unwrap_or(0) > 0 {
+        if body.boolean("logprobs")?.unwrap_or(false)
+            || body.integer("top_logprobs", 0, 20)?.unwrap_or(0) > 0
+        {
             return Err(ApiError::unsupported("logprobs", "is not supported"));
         }
         let tools = tools(&body)?;
         let tool_choice = tool_choice(&body, tools.is_empty())?;
         body.boolean("parallel_tool_calls")?;
-        let template_arguments =
-            body.object("chat_template_kwargs")?.map(|arguments| arguments.map().clone()).unwrap_or_default();
-        Ok(Self { options, messages: messages(&body)?, tools, tool_choice, template_arguments })
+        let template_arguments = body
+            .object("chat_template_kwargs")?
+            .map(|arguments| arguments.map().clone())
+            .unwrap_or_default();
+        Ok(Self {
+            options,
+            messages: messages(&body)?,
+            tools,
+            tool_choice,
+            template_arguments,
+        })
     }
 }
 
@@ -52,7 +62,10 @@ fn messages(body: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
     if messages.is_empty() {
         return Err(field.invalid("must hold at least one message"));
     }
-    messages.iter().map(|message| self::message(&message.object()?)).collect()
+    messages
+        .iter()
+        .map(|message| self::message(&message.object()?))
+        .collect()
 }
 
 /// One message in OpenAI's shape, known members only.
@@ -69,7 +82,10 @@ fn message(message: &Fields<'_>) -> Result<Value, ApiError> {
     let mut output = Map::new();
     output.insert("role".into(), role.into());
 
-    let content = message.get("content").map(|field| content(&field, role)).transpose()?;
+    let content = message
+        .get("content")
+        .map(|field| content(&field, role))
+        .transpose()?;
     let content_is_optional = matches!(role, "assistant" | "tool");
     if content.is_none() && !content_is_optional {
         message.require("content")?;
@@ -82,7 +98,9 @@ fn message(message: &Fields<'_>) -> Result<Value, ApiError> {
     if role == "tool" {
         let id = message.require("tool_call_id")?;
         if id.string()?.is_empty() {
-            return Err(id.invalid("must not be empty; repeat the `id` of the tool call that this answers"));
+            return Err(
+                id.invalid("must not be empty; repeat the `id` of the tool call that this answers")
+            );
         }
         output.insert("tool_call_id".into(), id.value.clone());
     }
@@ -90,7 +108,9 @@ fn message(message: &Fields<'_>) -> Result<Value, ApiError> {
         if let Some(reasoning) = message.string("reasoning_content")? {
             output.insert("reasoning_content".into(), reasoning.into());
         }
-        let calls = message.array("tool_calls", limits::TOOL_CALLS)?.unwrap_or_default();
+        let calls = message
+            .array("tool_calls", limits::TOOL_CALLS)?
+            .unwrap_or_default();
         if !calls.is_empty() {
             let calls = calls.iter().map(tool_call).collect::<Result<Vec<_>, _>>()?;
             output.insert("tool_calls".into(), calls.into());
@@ -108,7 +128,10 @@ fn content(field: &Field<'_>, role: &str) -> Result<String, ApiError> {
             if parts.is_empty() {
                 return Err(field.invalid("must hold at least one part"));
             }
-            let texts = parts.iter().map(|part| part_text(part, role)).collect::<Result<Vec<_>, _>>()?;
+            let texts = parts
+                .iter()
+                .map(|part| part_text(part, role))
+                .collect::<Result<Vec<_>, _>>()?;
             Ok(texts.join("\n"))
         }
         _ => Err(field.wrong_type("a string or an array of parts")),
@@ -121,12 +144,14 @@ fn part_text<'a>(part: &Field<'a>, role: &str) -> Result<&'a str, ApiError> {
     match kind.string()? {
         "text" => fields.require("text")?.string(),
         "refusal" if role == "assistant" => fields.require("refusal")?.string(),
-        "image_url" | "input_image" | "image" => {
-            Err(ApiError::unsupported(part.path.clone(), "is an image; this model reads text only"))
-        }
-        other @ ("input_audio" | "audio_url" | "video_url" | "file") => {
-            Err(ApiError::unsupported(part.path.clone(), format!("is of type `{other}`; this model reads text only")))
-        }
+        "image_url" | "input_image" | "image" => Err(ApiError::unsupported(
+            part.path.clone(),
+            "is an image; this model reads text only",
+        )),
+        other @ ("input_audio" | "audio_url" | "video_url" | "file") => Err(ApiError::unsupported(
+            part.path.clone(),
+            format!("is of type `{other}`; this model reads text only"),
+        )),
         other => Err(kind.invalid(format!("must be `text`, got {other:?}"))),
     }
 }
@@ -179,9 +204,14 @@ fn tools(body: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
 }
 
 fn tool_choice(body: &Fields<'_>, no_tools: bool) -> Result<ToolChoice, ApiError> {
-    let Some(field) = body.get("tool_choice") else { return Ok(ToolChoice::Auto) };
+    let Some(field) = body.get("tool_choice") else {
+        return Ok(ToolChoice::Auto);
+    };
     let forcing = || {
-        ApiError::unsupported("tool_choice", "that forces a call is not supported; use `auto` or `none`")
+        ApiError::unsupported(
+            "tool_choice",
+            "that forces a call is not supported; use `auto` or `none`",
+        )
     };
     match field.value {
         Value::String(choice) => match choice.as_str() {
@@ -189,7 +219,9 @@ fn tool_choice(body: &Fields<'_>, no_tools: bool) -> Result<ToolChoice, ApiError
             "none" => Ok(ToolChoice::None),
             "required" if no_tools => Err(field.invalid("is `required`, and `tools` is empty")),
             "required" => Err(forcing()),
-            other => Err(field.invalid(format!("must be `none`, `auto` or `required`, got {other:?}"))),
+            other => Err(field.invalid(format!(
+                "must be `none`, `auto` or `required`, got {other:?}"
+            ))),
         },
         Value::Object(_) => Err(forcing()),
         _ => Err(field.wrong_type("a string or an object")),
@@ -234,7 +266,12 @@ mod tests {
         assert_eq!(options.model.as_deref(), Some("demo"));
         assert_eq!(options.max_tokens, Some(6));
         assert_eq!(options.stop, ["a", "b"]);
-        assert!(options.stream && options.include_usage && options.ignore_eos && options.return_progress);
+        assert!(
+            options.stream
+                && options.include_usage
+                && options.ignore_eos
+                && options.return_progress
+        );
         assert_eq!(options.sampling.seed, Some(-7_i64 as u64));
         assert_eq!(options.sampling.top_k, Some(40));
         assert_eq!(options.sampling.logit_bias[&TokenId(17)], -100.0);
@@ -248,7 +285,10 @@ mod tests {
             "temperature": null, "stop": null, "tools": null, "tool_choice": null, "max_tokens": null,
             "stream": null, "stream_options": null, "logprobs": null, "response_format": null, "n": null,
         })));
-        assert_eq!(request.unwrap(), parse(json!({"messages": user()})).unwrap());
+        assert_eq!(
+            request.unwrap(),
+            parse(json!({"messages": user()})).unwrap()
+        );
     }
 
     #[test]
@@ -278,21 +318,66 @@ mod tests {
     #[test]
     fn bad_input_names_the_field_and_the_fix() {
         let tool = |function: Value| json!({"tools": [{"type": "function", "function": function}]});
-        let message = |message: Value| json!({"messages": [{"role": "user", "content": "x"}, message]});
+        let message =
+            |message: Value| json!({"messages": [{"role": "user", "content": "x"}, message]});
         let table = [
             (json!([1]), None, "must be a JSON object, not an array"),
             (json!({}), Some("messages"), "is required"),
-            (json!({"messages": []}), Some("messages"), "at least one message"),
-            (json!({"messages": "hi"}), Some("messages"), "must be an array, not a string"),
-            (json!({"messages": ["hi"]}), Some("messages[0]"), "must be an object, not a string"),
-            (json!({"messages": [{"content": "x"}]}), Some("messages[0].role"), "is required"),
-            (message(json!({"role": "robot", "content": "x"})), Some("messages[1].role"), "got \"robot\""),
-            (message(json!({"role": 7, "content": "x"})), Some("messages[1].role"), "must be a string, not a number"),
-            (message(json!({"role": "user"})), Some("messages[1].content"), "is required"),
-            (message(json!({"role": "user", "content": null})), Some("messages[1].content"), "is required"),
-            (message(json!({"role": "user", "content": 5})), Some("messages[1].content"), "a string or an array of parts"),
-            (message(json!({"role": "user", "content": []})), Some("messages[1].content"), "at least one part"),
-            (message(json!({"role": "user", "content": ["x"]})), Some("messages[1].content[0]"), "must be an object"),
+            (
+                json!({"messages": []}),
+                Some("messages"),
+                "at least one message",
+            ),
+            (
+                json!({"messages": "hi"}),
+                Some("messages"),
+                "must be an array, not a string",
+            ),
+            (
+                json!({"messages": ["hi"]}),
+                Some("messages[0]"),
+                "must be an object, not a string",
+            ),
+            (
+                json!({"messages": [{"content": "x"}]}),
+                Some("messages[0].role"),
+                "is required",
+            ),
+            (
+                message(json!({"role": "robot", "content": "x"})),
+                Some("messages[1].role"),
+                "got \"robot\"",
+            ),
+            (
+                message(json!({"role": 7, "content": "x"})),
+                Some("messages[1].role"),
+                "must be a string, not a number",
+            ),
+            (
+                message(json!({"role": "user"})),
+                Some("messages[1].content"),
+                "is required",
+            ),
+            (
+                message(json!({"role": "user", "content": null})),
+                Some("messages[1].content"),
+                "is required",
+            ),
+            (
+                message(json!({"role": "user", "content": 5})),
+                Some("messages[1].content"),
+                "a string or an array of parts",
+            ),
+            (
+                message(json!({"role": "user", "content": []})),
+                Some("messages[1].content"),
+                "at least one part",
+            ),
+            (
+                message(json!({"role": "user", "content": ["x"]})),
+                Some("messages[1].content[0]"),
+                "must be an object",
+            ),
             (
                 message(json!({"role": "user", "content": [{"type": "text"}]})),
                 Some("messages[1].content[0].text"),
@@ -309,7 +394,11 @@ mod tests {
                 Some("messages[1].content[0].type"),
                 "must be `text`",
             ),
-            (message(json!({"role": "tool", "content": "x"})), Some("messages[1].tool_call_id"), "is required"),
+            (
+                message(json!({"role": "tool", "content": "x"})),
+                Some("messages[1].tool_call_id"),
+                "is required",
+            ),
             (
                 message(json!({"role": "tool", "content": "x", "tool_call_id": ""})),
                 Some("messages[1].tool_call_id"),
@@ -326,79 +415,269 @@ mod tests {
                 "is required",
             ),
             (
-                message(json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]})),
+                message(
+                    json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}),
+                ),
                 Some("messages[1].tool_calls[0].function.arguments"),
                 "must be a string, not an object",
             ),
-            (with(json!({"temperature": -0.1})), Some("temperature"), "between 0 and 2, got -0.1"),
-            (with(json!({"temperature": 2.1})), Some("temperature"), "between 0 and 2, got 2.1"),
-            (with(json!({"temperature": "hot"})), Some("temperature"), "must be a number, not a string"),
-            (with(json!({"temperature": "NaN"})), Some("temperature"), "must be a number, not a string"),
-            (with(json!({"top_p": 1.5})), Some("top_p"), "between 0 and 1"),
+            (
+                with(json!({"temperature": -0.1})),
+                Some("temperature"),
+                "between 0 and 2, got -0.1",
+            ),
+            (
+                with(json!({"temperature": 2.1})),
+                Some("temperature"),
+                "between 0 and 2, got 2.1",
+            ),
+            (
+                with(json!({"temperature": "hot"})),
+                Some("temperature"),
+                "must be a number, not a string",
+            ),
+            (
+                with(json!({"temperature": "NaN"})),
+                Some("temperature"),
+                "must be a number, not a string",
+            ),
+            (
+                with(json!({"top_p": 1.5})),
+                Some("top_p"),
+                "between 0 and 1",
+            ),
             (with(json!({"top_p": -1})), Some("top_p"), "between 0 and 1"),
             (with(json!({"top_k": -2})), Some("top_k"), "at least -1"),
-            (with(json!({"top_k": 1.5})), Some("top_k"), "must be an integer"),
+            (
+                with(json!({"top_k": 1.5})),
+                Some("top_k"),
+                "must be an integer",
+            ),
             (with(json!({"min_p": 2})), Some("min_p"), "between 0 and 1"),
-            (with(json!({"frequency_penalty": 3})), Some("frequency_penalty"), "between -2 and 2"),
-            (with(json!({"presence_penalty": -3})), Some("presence_penalty"), "between -2 and 2"),
-            (with(json!({"repetition_penalty": 0})), Some("repetition_penalty"), "greater than 0"),
-            (with(json!({"repetition_penalty": -1})), Some("repetition_penalty"), "between 0 and 10"),
-            (with(json!({"seed": 1.5})), Some("seed"), "must be an integer"),
-            (with(json!({"seed": "x"})), Some("seed"), "must be an integer"),
-            (with(json!({"max_tokens": 0})), Some("max_tokens"), "at least 1, got 0"),
-            (with(json!({"max_tokens": -5})), Some("max_tokens"), "at least 1, got -5"),
-            (with(json!({"max_tokens": "5"})), Some("max_tokens"), "must be an integer"),
-            (with(json!({"max_completion_tokens": 0})), Some("max_completion_tokens"), "at least 1"),
-            (with(json!({"stop": 5})), Some("stop"), "a string or an array of strings"),
-            (with(json!({"stop": ["a", ""]})), Some("stop[1]"), "must not be empty"),
-            (with(json!({"stop": ["a", 1]})), Some("stop[1]"), "must be a string"),
-            (with(json!({"stop": vec!["x"; 17]})), Some("stop"), "at most 16"),
-            (with(json!({"logit_bias": [1]})), Some("logit_bias"), "must be an object"),
-            (with(json!({"logit_bias": {"x": 1}})), Some("logit_bias"), "token ids"),
-            (with(json!({"logit_bias": {"-1": 1}})), Some("logit_bias"), "token ids"),
-            (with(json!({"logit_bias": {"5": 101}})), Some("logit_bias.5"), "between -100 and 100"),
+            (
+                with(json!({"frequency_penalty": 3})),
+                Some("frequency_penalty"),
+                "between -2 and 2",
+            ),
+            (
+                with(json!({"presence_penalty": -3})),
+                Some("presence_penalty"),
+                "between -2 and 2",
+            ),
+            (
+                with(json!({"repetition_penalty": 0})),
+                Some("repetition_penalty"),
+                "greater than 0",
+            ),
+            (
+                with(json!({"repetition_penalty": -1})),
+                Some("repetition_penalty"),
+                "between 0 and 10",
+            ),
+            (
+                with(json!({"seed": 1.5})),
+                Some("seed"),
+                "must be an integer",
+            ),
+            (
+                with(json!({"seed": "x"})),
+                Some("seed"),
+                "must be an integer",
+            ),
+            (
+                with(json!({"max_tokens": 0})),
+                Some("max_tokens"),
+                "at least 1, got 0",
+            ),
+            (
+                with(json!({"max_tokens": -5})),
+                Some("max_tokens"),
+                "at least 1, got -5",
+            ),
+            (
+                with(json!({"max_tokens": "5"})),
+                Some("max_tokens"),
+                "must be an integer",
+            ),
+            (
+                with(json!({"max_completion_tokens": 0})),
+                Some("max_completion_tokens"),
+                "at least 1",
+            ),
+            (
+                with(json!({"stop": 5})),
+                Some("stop"),
+                "a string or an array of strings",
+            ),
+            (
+                with(json!({"stop": ["a", ""]})),
+                Some("stop[1]"),
+                "must not be empty",
+            ),
+            (
+                with(json!({"stop": ["a", 1]})),
+                Some("stop[1]"),
+                "must be a string",
+            ),
+            (
+                with(json!({"stop": vec!["x"; 17]})),
+                Some("stop"),
+                "at most 16",
+            ),
+            (
+                with(json!({"logit_bias": [1]})),
+                Some("logit_bias"),
+                "must be an object",
+            ),
+            (
+                with(json!({"logit_bias": {"x": 1}})),
+                Some("logit_bias"),
+                "token ids",
+            ),
+            (
+                with(json!({"logit_bias": {"-1": 1}})),
+                Some("logit_bias"),
+                "token ids",
+            ),
+            (
+                with(json!({"logit_bias": {"5": 101}})),
+                Some("logit_bias.5"),
+                "between -100 and 100",
+            ),
             (with(json!({"n": 2})), Some("n"), "not supported"),
             (with(json!({"n": 0})), Some("n"), "from 1 to 128"),
-            (with(json!({"best_of": 2})), Some("best_of"), "not supported"),
-            (with(json!({"logprobs": true})), Some("logprobs"), "not supported"),
-            (with(json!({"logprobs": 1})), Some("logprobs"), "true or false"),
-            (with(json!({"top_logprobs": 5})), Some("logprobs"), "not supported"),
-            (with(json!({"top_logprobs": 50})), Some("top_logprobs"), "from 0 to 20"),
-            (with(json!({"response_format": {"type": "json_object"}})), Some("response_format"), "not supported"),
-            (with(json!({"response_format": {"type": "xml"}})), Some("response_format.type"), "must be `text`"),
-            (with(json!({"response_format": "json"})), Some("response_format"), "must be an object"),
-            (with(json!({"response_format": {}})), Some("response_format.type"), "is required"),
-            (with(json!({"stream": "yes"})), Some("stream"), "true or false"),
-            (with(json!({"stream_options": {"include_usage": true}})), Some("stream_options"), "`stream` is true"),
+            (
+                with(json!({"best_of": 2})),
+                Some("best_of"),
+                "not supported",
+            ),
+            (
+                with(json!({"logprobs": true})),
+                Some("logprobs"),
+                "not supported",
+            ),
+            (
+                with(json!({"logprobs": 1})),
+                Some("logprobs"),
+                "true or false",
+            ),
+            (
+                with(json!({"top_logprobs": 5})),
+                Some("logprobs"),
+                "not supported",
+            ),
+            (
+                with(json!({"top_logprobs": 50})),
+                Some("top_logprobs"),
+                "from 0 to 20",
+            ),
+            (
+                with(json!({"response_format": {"type": "json_object"}})),
+                Some("response_format"),
+                "not supported",
+            ),
+            (
+                with(json!({"response_format": {"type": "xml"}})),
+                Some("response_format.type"),
+                "must be `text`",
+            ),
+            (
+                with(json!({"response_format": "json"})),
+                Some("response_format"),
+                "must be an object",
+            ),
+            (
+                with(json!({"response_format": {}})),
+                Some("response_format.type"),
+                "is required",
+            ),
+            (
+                with(json!({"stream": "yes"})),
+                Some("stream"),
+                "true or false",
+            ),
+            (
+                with(json!({"stream_options": {"include_usage": true}})),
+                Some("stream_options"),
+                "`stream` is true",
+            ),
             (
                 with(json!({"stream": true, "stream_options": {"include_usage": 1}})),
                 Some("stream_options.include_usage"),
                 "true or false",
             ),
             (with(json!({"model": 5})), Some("model"), "must be a string"),
-            (with(json!({"chat_template_kwargs": [1]})), Some("chat_template_kwargs"), "must be an object"),
-            (with(json!({"ignore_eos": "no"})), Some("ignore_eos"), "true or false"),
-            (with(json!({"parallel_tool_calls": "no"})), Some("parallel_tool_calls"), "true or false"),
-            (with(json!({"tools": {}})), Some("tools"), "must be an array"),
-            (with(json!({"tools": [{"type": "function"}]})), Some("tools[0].function"), "is required"),
-            (with(json!({"tools": [{"type": "web"}]})), Some("tools[0].type"), "must be `function`"),
-            (with(tool(json!({}))), Some("tools[0].function.name"), "is required"),
-            (with(tool(json!({"name": ""}))), Some("tools[0].function.name"), "must not be empty"),
+            (
+                with(json!({"chat_template_kwargs": [1]})),
+                Some("chat_template_kwargs"),
+                "must be an object",
+            ),
+            (
+                with(json!({"ignore_eos": "no"})),
+                Some("ignore_eos"),
+                "true or false",
+            ),
+            (
+                with(json!({"parallel_tool_calls": "no"})),
+                Some("parallel_tool_calls"),
+                "true or false",
+            ),
+            (
+                with(json!({"tools": {}})),
+                Some("tools"),
+                "must be an array",
+            ),
+            (
+                with(json!({"tools": [{"type": "function"}]})),
+                Some("tools[0].function"),
+                "is required",
+            ),
+            (
+                with(json!({"tools": [{"type": "web"}]})),
+                Some("tools[0].type"),
+                "must be `function`",
+            ),
+            (
+                with(tool(json!({}))),
+                Some("tools[0].function.name"),
+                "is required",
+            ),
+            (
+                with(tool(json!({"name": ""}))),
+                Some("tools[0].function.name"),
+                "must not be empty",
+            ),
             (
                 with(tool(json!({"name": "f", "parameters": "x"}))),
                 Some("tools[0].function.parameters"),
                 "must be an object, not a string",
             ),
-            (with(json!({"tool_choice": "required"})), Some("tool_choice"), "`tools` is empty"),
-            (with(json!({"tool_choice": "maybe"})), Some("tool_choice"), "got \"maybe\""),
+            (
+                with(json!({"tool_choice": "required"})),
+                Some("tool_choice"),
+                "`tools` is empty",
+            ),
+            (
+                with(json!({"tool_choice": "maybe"})),
+                Some("tool_choice"),
+                "got \"maybe\"",
+            ),
             (
                 with(json!({"tool_choice": {"type": "function", "function": {"name": "f"}}})),
                 Some("tool_choice"),
                 "not supported",
             ),
-            (with(json!({"tool_choice": 1})), Some("tool_choice"), "a string or an object"),
+            (
+                with(json!({"tool_choice": 1})),
+                Some("tool_choice"),
+                "a string or an object",
+            ),
             (with(json!({"user": 1})), Some("user"), "must be a string"),
-            (with(json!({"metadata": 1})), Some("metadata"), "must be an object"),
+            (
+                with(json!({"metadata": 1})),
+                Some("metadata"),
+                "must be an object",
+            ),
         ];
         for (body, parameter, part) in table {
             let error = parse(body.clone()).expect_err(&body.to_string());

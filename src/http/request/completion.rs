@@ -32,12 +32,19 @@ impl CompletionRequest {
         if let Some(suffix) = body.string("suffix")?
             && !suffix.is_empty()
         {
-            return Err(ApiError::unsupported("suffix", "is not supported: this model has no infill"));
+            return Err(ApiError::unsupported(
+                "suffix",
+                "is not supported: this model has no infill",
+            ));
         }
         if body.integer("logprobs", 0, 5)?.is_some() {
             return Err(ApiError::unsupported("logprobs", "is not supported"));
         }
-        Ok(Self { options, prompts: prompts(&body.require("prompt")?)?, echo: body.boolean("echo")?.unwrap_or(false) })
+        Ok(Self {
+            options,
+            prompts: prompts(&body.require("prompt")?)?,
+            echo: body.boolean("echo")?.unwrap_or(false),
+        })
     }
 }
 
@@ -47,9 +54,16 @@ fn prompts(field: &Field<'_>) -> Result<Vec<Prompt>, ApiError> {
         Value::Array(items) => match items.first() {
             None => Err(field.invalid("must not be empty")),
             Some(Value::Number(_)) => Ok(vec![tokens(field)?]),
-            Some(_) => field.array(limits::PROMPTS)?.iter().map(one_of_several).collect(),
+            Some(_) => field
+                .array(limits::PROMPTS)?
+                .iter()
+                .map(one_of_several)
+                .collect(),
         },
-        _ => Err(field.wrong_type("a string, an array of strings, token ids or an array of token ids")),
+        _ => {
+            Err(field
+                .wrong_type("a string, an array of strings, token ids or an array of token ids"))
+        }
     }
 }
 
@@ -68,7 +82,9 @@ fn tokens(field: &Field<'_>) -> Result<Prompt, ApiError> {
         return Err(field.invalid("must hold at least one token id"));
     }
     let token = |item: &Field<'_>| Ok(TokenId(item.integer(0, i64::from(u32::MAX))? as u32));
-    Ok(Prompt::Tokens(items.iter().map(token).collect::<Result<_, ApiError>>()?))
+    Ok(Prompt::Tokens(
+        items.iter().map(token).collect::<Result<_, ApiError>>()?,
+    ))
 }
 
 #[cfg(test)]
@@ -78,10 +94,17 @@ mod tests {
 
     #[test]
     fn all_four_forms_of_prompt() {
-        let prompts = |prompt: Value| CompletionRequest::parse(&json!({"prompt": prompt})).unwrap().prompts;
+        let prompts = |prompt: Value| {
+            CompletionRequest::parse(&json!({"prompt": prompt}))
+                .unwrap()
+                .prompts
+        };
         let ids = |ids: &[u32]| Prompt::Tokens(ids.iter().map(|&id| TokenId(id)).collect());
         assert_eq!(prompts(json!("a")), [Prompt::Text("a".into())]);
-        assert_eq!(prompts(json!(["a", "b"])), [Prompt::Text("a".into()), Prompt::Text("b".into())]);
+        assert_eq!(
+            prompts(json!(["a", "b"])),
+            [Prompt::Text("a".into()), Prompt::Text("b".into())]
+        );
         assert_eq!(prompts(json!([1, 2, 3])), [ids(&[1, 2, 3])]);
         assert_eq!(prompts(json!([[1, 2], [3]])), [ids(&[1, 2]), ids(&[3])]);
     }
@@ -90,16 +113,40 @@ mod tests {
     fn bad_input_names_the_field() {
         for (body, parameter, part) in [
             (json!({}), "prompt", "is required"),
-            (json!({"prompt": 5}), "prompt", "a string, an array of strings"),
+            (
+                json!({"prompt": 5}),
+                "prompt",
+                "a string, an array of strings",
+            ),
             (json!({"prompt": []}), "prompt", "must not be empty"),
-            (json!({"prompt": [[]]}), "prompt[0]", "at least one token id"),
-            (json!({"prompt": [1, "a"]}), "prompt[1]", "must be an integer"),
+            (
+                json!({"prompt": [[]]}),
+                "prompt[0]",
+                "at least one token id",
+            ),
+            (
+                json!({"prompt": [1, "a"]}),
+                "prompt[1]",
+                "must be an integer",
+            ),
             (json!({"prompt": [1, -1]}), "prompt[1]", "from 0 to"),
-            (json!({"prompt": ["a", 1]}), "prompt[1]", "a string or an array of token ids"),
+            (
+                json!({"prompt": ["a", 1]}),
+                "prompt[1]",
+                "a string or an array of token ids",
+            ),
             (json!({"prompt": vec!["a"; 65]}), "prompt", "at most 64"),
             (json!({"prompt": "a", "suffix": "b"}), "suffix", "infill"),
-            (json!({"prompt": "a", "logprobs": 2}), "logprobs", "not supported"),
-            (json!({"prompt": "a", "logprobs": 9}), "logprobs", "from 0 to 5"),
+            (
+                json!({"prompt": "a", "logprobs": 2}),
+                "logprobs",
+                "not supported",
+            ),
+            (
+                json!({"prompt": "a", "logprobs": 9}),
+                "logprobs",
+                "from 0 to 5",
+            ),
             (json!({"prompt": "a", "echo": 1}), "echo", "true or false"),
             (json!({"prompt": "a", "n": 3}), "n", "not supported"),
         ] {

@@ -22,7 +22,13 @@ pub struct SamplingDefaults {
 
 impl Default for SamplingDefaults {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, repetition_penalty: 1.0 }
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+        }
     }
 }
 
@@ -48,7 +54,9 @@ impl RequestedSampling {
             top_k: self.top_k.unwrap_or(defaults.top_k),
             top_p: self.top_p.unwrap_or(defaults.top_p),
             min_p: self.min_p.unwrap_or(defaults.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+            repetition_penalty: self
+                .repetition_penalty
+                .unwrap_or(defaults.repetition_penalty),
             frequency_penalty: self.frequency_penalty,
             presence_penalty: self.presence_penalty,
             logit_bias: self.logit_bias.clone(),
@@ -78,7 +86,10 @@ impl GenerationOptions {
         let stream = body.boolean("stream")?.unwrap_or(false);
         let include_usage = match body.object("stream_options")? {
             Some(_) if !stream => {
-                return Err(ApiError::invalid("stream_options", "is only allowed when `stream` is true"));
+                return Err(ApiError::invalid(
+                    "stream_options",
+                    "is only allowed when `stream` is true",
+                ));
             }
             Some(options) => options.boolean("include_usage")?.unwrap_or(false),
             None => false,
@@ -95,7 +106,11 @@ impl GenerationOptions {
             max_tokens: max_completion_tokens
                 .or(max_tokens)
                 .map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)),
-            stop: body.get("stop").map(|field| stop_strings(&field)).transpose()?.unwrap_or_default(),
+            stop: body
+                .get("stop")
+                .map(|field| stop_strings(&field))
+                .transpose()?
+                .unwrap_or_default(),
             ignore_eos: body.boolean("ignore_eos")?.unwrap_or(false),
             stream,
             include_usage,
@@ -107,10 +122,16 @@ impl GenerationOptions {
 /// Clear errors for parameters that OpenAI knows and this server does not have (yet).
 fn refuse_what_is_not_offered(body: &Fields<'_>) -> Result<(), ApiError> {
     if body.integer("n", 1, 128)?.unwrap_or(1) > 1 {
-        return Err(ApiError::unsupported("n", "greater than 1 is not supported; send the request several times"));
+        return Err(ApiError::unsupported(
+            "n",
+            "greater than 1 is not supported; send the request several times",
+        ));
     }
     if body.integer("best_of", 1, 128)?.unwrap_or(1) > 1 {
-        return Err(ApiError::unsupported("best_of", "greater than 1 is not supported"));
+        return Err(ApiError::unsupported(
+            "best_of",
+            "greater than 1 is not supported",
+        ));
     }
     if let Some(format) = body.object("response_format")? {
         let kind = format.require("type")?;
@@ -130,14 +151,21 @@ fn refuse_what_is_not_offered(body: &Fields<'_>) -> Result<(), ApiError> {
 
 fn sampling(body: &Fields<'_>) -> Result<RequestedSampling, ApiError> {
     let float = |name, minimum, maximum| -> Result<Option<f32>, ApiError> {
-        Ok(body.number(name, minimum, maximum)?.map(|number| number as f32))
+        Ok(body
+            .number(name, minimum, maximum)?
+            .map(|number| number as f32))
     };
     let repetition_penalty = float("repetition_penalty", 0.0, 10.0)?;
     if repetition_penalty == Some(0.0) {
-        return Err(ApiError::invalid("repetition_penalty", "must be greater than 0; 1 is off"));
+        return Err(ApiError::invalid(
+            "repetition_penalty",
+            "must be greater than 0; 1 is off",
+        ));
     }
     // -1 is how vLLM clients spell "all".
-    let top_k = body.integer("top_k", -1, i64::MAX)?.map(|number| usize::try_from(number).unwrap_or(0));
+    let top_k = body
+        .integer("top_k", -1, i64::MAX)?
+        .map(|number| usize::try_from(number).unwrap_or(0));
     Ok(RequestedSampling {
         temperature: float("temperature", 0.0, 2.0)?,
         top_p: float("top_p", 0.0, 1.0)?,
@@ -146,7 +174,11 @@ fn sampling(body: &Fields<'_>) -> Result<RequestedSampling, ApiError> {
         repetition_penalty,
         frequency_penalty: float("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
         presence_penalty: float("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
-        logit_bias: body.object("logit_bias")?.map(|bias| logit_bias(&bias)).transpose()?.unwrap_or_default(),
+        logit_bias: body
+            .object("logit_bias")?
+            .map(|bias| logit_bias(&bias))
+            .transpose()?
+            .unwrap_or_default(),
         seed: body.get("seed").map(|field| seed(&field)).transpose()?,
     })
 }
@@ -163,13 +195,20 @@ fn logit_bias(bias: &Fields<'_>) -> Result<BTreeMap<TokenId, f32>, ApiError> {
     if bias.len() > limits::LOGIT_BIAS {
         return Err(ApiError::invalid(
             "logit_bias",
-            format!("has {} entries; at most {} are accepted", bias.len(), limits::LOGIT_BIAS),
+            format!(
+                "has {} entries; at most {} are accepted",
+                bias.len(),
+                limits::LOGIT_BIAS
+            ),
         ));
     }
     bias.members()
         .map(|(token, field)| {
             let id = token.parse().map_err(|_| {
-                ApiError::invalid("logit_bias", format!("has the key {token:?}; keys must be token ids"))
+                ApiError::invalid(
+                    "logit_bias",
+                    format!("has the key {token:?}; keys must be token ids"),
+                )
             })?;
             Ok((TokenId(id), field.number(-100.0, 100.0)? as f32))
         })
@@ -187,9 +226,10 @@ fn stop_strings(field: &Field<'_>) -> Result<Vec<String>, ApiError> {
         .iter()
         .map(|field| match field.string()? {
             "" => Err(field.invalid("must not be empty")),
-            text if text.len() > limits::STOP_STRING_BYTES => {
-                Err(field.invalid(format!("is longer than {} bytes", limits::STOP_STRING_BYTES)))
-            }
+            text if text.len() > limits::STOP_STRING_BYTES => Err(field.invalid(format!(
+                "is longer than {} bytes",
+                limits::STOP_STRING_BYTES
+            ))),
             text => Ok(text.to_owned()),
         })
         .collect()

@@ -1,0 +1,190 @@
+//! One request's answer, as its streamers put it together: sent piece by piece, or kept until whole.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use actix::WeakAddr;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::error::ApiError;
+use super::outbox::{Outbox, Piece};
+use super::record::{Outcome, RequestRecord};
+use super::wire::{ChoiceDelta, ChoiceText, Envelope, Progress, Usage, WireFinish};
+use crate::actors::messages::TokenUsage;
+use crate::actors::streamer::{Abandon, Streamer};
+
+/// How the client wants its answer.
+pub enum Delivery {
+    Stream {
+        outbox: Rc<RefCell<Outbox>>,
+        options: StreamOptions,
+    },
+    Whole {
+        envelope: Envelope,
+        reply: oneshot::Sender<Result<Value, ApiError>>,
+    },
+}
+
+/// What a stream tells beside the text.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StreamOptions {
+    /// A chunk with the usage at the end.
+    pub include_usage: bool,
+    /// The usage on the final chunk, too.
+    pub usage_on_final_chunk: bool,
+    /// `prefill_progress` events.
+    pub progress_events: bool,
+    /// `prompt_progress` on chunks.
+    pub progress_chunks: bool,
+}
+
+/// See the module's text.
+pub struct Answer {
+    record: RequestRecord,
+    /// None when the answer is complete, has failed or is wanted no more.
+    delivery: Option<Delivery>,
+    choices: Vec<Choice>,
+    streamers: Vec<WeakAddr<Streamer>>,
+}
+
+#[derive(Default)]
+struct Choice {
+    /// Stays empty in streams.
+    text: ChoiceText,
+    ended: Option<(WireFinish, Usage)>,
+}
+
+impl Answer {
+    pub fn new(record: RequestRecord, delivery: Delivery, choices: usize) -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self {
+            record,
+            delivery: Some(delivery),
+            choices: std::iter::repeat_with(Choice::default)
+                .take(choices)
+                .collect(),
+            streamers: Vec::new(),
+        }))
+    }
+
+    /// The streamers of all choices, so that the failure of one ends the others.
+    pub fn set_streamers(&mut self, streamers: Vec<WeakAddr<Streamer>>) {
+        self.streamers = streamers;
+    }
+
+    /// A token of any choice has come.
+    pub fn token(&mut self, now: Instant) {
+        self.record.token(now);
+    }
+
+    /// The next piece of a choice's output.
+    pub fn delta(&mut self, choice: usize, delta: ChoiceDelta) {
+        match &self.delivery {
+            Some(Delivery::Stream { outbox, .. }) => {
+                outbox.borrow_mut().push(Piece::Delta { choice, delta })
+            }
+            Some(Delivery::Whole { .. }) => self.choices[choice].text.push(delta),
+            None => {}
+        }
+    }
+
+    /// Prefill has advanced.
+    pub fn progress(&mut self, progress: Progress) {
+        if let Some(Delivery::Stream { outbox, options }) = &self.delivery {
+            let mut outbox = outbox.borrow_mut();
+            if options.progress_events {
+                outbox.push(Piece::ProgressEvent(progress));
+            }
+            if options.progress_chunks {
+                outbox.push(Piece::ProgressChunk(progress));
+            }
+        }
+    }
+
+    /// A choice is complete; with the last one, the answer is.
+    pub fn finish(&mut self, choice: usize, finish: WireFinish, usage: Usage) {
+        if let Some(Delivery::Stream { outbox, options }) = &self.delivery {
+            let usage = options.usage_on_final_chunk.then_some(usage);
+            outbox.borrow_mut().push(Piece::Finish {
+                choice,
+                finish,
+                usage,
+            });
+        }
+        self.choices[choice].ended = Some((finish, usage));
+        if self.choices.iter().all(|choice| choice.ended.is_some()) {
+            self.complete();
+        }
+    }
+
+    fn complete(&mut self) {
+        let mut usage = Usage::default();
+        let mut outcome = Outcome::Stop;
+        let mut choices = Vec::with_capacity(self.choices.len());
+        for choice in std::mem::take(&mut self.choices) {
+            let Some((finish, of_choice)) = choice.ended else {
+                continue;
+            };
+            usage.add(of_choice);
+            match finish {
+                WireFinish::Stop => {}
+                WireFinish::Length => outcome = Outcome::Length,
+                WireFinish::ToolCalls => outcome = Outcome::ToolCalls,
+            }
+            choices.push((choice.text, finish));
+        }
+        match self.delivery.take() {
+            Some(Delivery::Stream { outbox, options }) => {
+                let mut outbox = outbox.borrow_mut();
+                if options.include_usage {
+                    outbox.push(Piece::Usage(usage));
+                }
+                outbox.push(Piece::Done);
+            }
+            Some(Delivery::Whole { envelope, reply }) => {
+                // Fails only if the client has just left.
+                let _ = reply.send(Ok(envelope.whole(&choices, usage)));
+            }
+            None => return,
+        }
+        self.record.complete(outcome, usage.tokens);
+    }
+
+    /// A choice has failed, and with it the answer.
+    pub fn fail(&mut self, error: ApiError, usage: TokenUsage) {
+        let Some(delivery) = self.delivery.take() else {
+            return;
+        };
+        self.record.fail(&error, usage);
+        match delivery {
+            Delivery::Stream { outbox, .. } => outbox.borrow_mut().push(Piece::Error(error)),
+            Delivery::Whole { reply, .. } => {
+                // Fails only if the client has just left.
+                let _ = reply.send(Err(error));
+            }
+        }
+        self.abandon_streamers();
+    }
+
+    /// Before anything was generated, it turned out that nothing will be.
+    pub fn reject(&mut self, error: &ApiError) {
+        if self.delivery.take().is_some() {
+            self.record.reject(error);
+            self.abandon_streamers();
+        }
+    }
+
+    /// The client has left.
+    pub fn abandon(&mut self, usage: TokenUsage) {
+        if self.delivery.take().is_some() {
+            self.record.cancel(usage);
+        }
+    }
+
+    fn abandon_streamers(&self) {
+        for streamer in self.streamers.iter().filter_map(WeakAddr::upgrade) {
+            streamer.do_send(Abandon);
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The sink of one stream: what is said and not yet sent, bounded by the text itself.
+//!
+//! The streamer puts pieces in, the connection takes frames out when the socket has room. Both run on the
+//! same thread. While a client does not read, adjacent pieces become one, so that a slow client costs
+//! the length of its answer and no more, and nobody waits for it.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use actix_web::body::{BodySize, MessageBody};
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::connection::Connection;
+use super::error::ApiError;
+use super::wire::{ChoiceDelta, Envelope, Progress, Usage, WireFinish};
+
+/// One thing to send.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Piece {
+    Delta {
+        choice: usize,
+        delta: ChoiceDelta,
+    },
+    /// A `prefill_progress` event.
+    ProgressEvent(Progress),
+    /// A standard chunk with `prompt_progress`.
+    ProgressChunk(Progress),
+    Finish {
+        choice: usize,
+        finish: WireFinish,
+        usage: Option<Usage>,
+    },
+    Usage(Usage),
+    /// The stream is complete.
+    Done,
+    /// The stream has failed; nothing follows.
+    Error(ApiError),
+}
+
+impl Piece {
+    /// Makes `next` part of this piece if one frame can say both; otherwise gives it back.
+    fn merge(&mut self, next: Piece) -> Option<Piece> {
+        match (self, next) {
+            (
+                Piece::Delta { choice, delta },
+                Piece::Delta {
+                    choice: same,
+                    delta: more,
+                },
+            ) if *choice == same => delta.merge(more).map(|delta| Piece::Delta {
+                choice: same,
+                delta,
+            }),
+            (Piece::ProgressEvent(old), Piece::ProgressEvent(new))
+            | (Piece::ProgressChunk(old), Piece::ProgressChunk(new))
+                if old.status == new.status =>
+            {
+                *old = new;
+                None
+            }
+            (_, next) => Some(next),
+        }
+    }
+
+    /// The bytes on the wire.
+    fn encode(&self, envelope: &Envelope) -> Bytes {
+        match self {
+            Piece::Delta { choice, delta } => frame(&envelope.delta_chunk(*choice, delta)),
+            Piece::ProgressEvent(progress) => Bytes::from(format!(
+                "event: prefill_progress\ndata: {}\n\n",
+                envelope.progress_event(progress)
+            )),
+            Piece::ProgressChunk(progress) => frame(&envelope.progress_chunk(progress)),
+            Piece::Finish {
+                choice,
+                finish,
+                usage,
+            } => frame(&envelope.finish_chunk(*choice, *finish, *usage)),
+            Piece::Usage(usage) => frame(&envelope.usage_chunk(*usage)),
+            Piece::Done => Bytes::from_static(b"data: [DONE]\n\n"),
+            Piece::Error(error) => frame(&error.body()),
+        }
+    }
+}
+
+/// JSON text has no line breaks of its own, so one `data:` line holds it.
+fn frame(data: &Value) -> Bytes {
+    Bytes::from(format!("data: {data}\n\n"))
+}
+
+/// The pieces between a streamer and its connection.
+#[derive(Debug)]
+pub struct Outbox {
+    envelope: Envelope,
+    pieces: VecDeque<Piece>,
+    /// No further pieces come.
+    closed: bool,
+    reader: Option<Waker>,
+}
+
+impl Outbox {
+    pub fn new(envelope: Envelope) -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self {
+            envelope,
+            pieces: VecDeque::new(),
+            closed: false,
+            reader: None,
+        }))
+    }
+
+    /// Adds a piece. [`Piece::Done`] and [`Piece::Error`] are the last ones.
+    pub fn push(&mut self, piece: Piece) {
+        if self.closed {
+            return;
+        }
+        self.closed = matches!(piece, Piece::Done | Piece::Error(_));
+        let rest = match self.pieces.back_mut() {
+            Some(last) => last.merge(piece),
+            None => Some(piece),
+        };
+        self.pieces.extend(rest);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Bytes, bool)>> {
+        match self.pieces.pop_front() {
+            Some(piece) => {
+                let failed = matches!(piece, Piece::Error(_));
+                Poll::Ready(Some((piece.encode(&self.envelope), failed)))
+            }
+            None if self.closed => Poll::Ready(None),
+            None => {
+                self.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// The response body that reads an [`Outbox`]. Dropping it tells `presence` that the client has left.
+pub struct StreamBody<P> {
+    outbox: Rc<RefCell<Outbox>>,
+    connection: Option<Rc<Connection>>,
+    _presence: P,
+}
+
+impl<P> StreamBody<P> {
+    pub fn new(
+        outbox: Rc<RefCell<Outbox>>,
+        connection: Option<Rc<Connection>>,
+        presence: P,
+    ) -> Self {
+        Self {
+            outbox,
+            connection,
+            _presence: presence,
+        }
+    }
+}
+
+impl<P: Unpin> MessageBody for StreamBody<P> {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Infallible>>> {
+        let frame = self.outbox.borrow_mut().poll_frame(cx);
+        frame.map(|frame| {
+            frame.map(|(bytes, failed)| {
+                if failed && let Some(connection) = &self.connection {
+                    connection.close_after_response();
+                }
+                Ok(bytes)
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::http::wire::Form;
+
+    fn envelope() -> Envelope {
+        Envelope {
+            form: Form::Chat,
+            id: "chatcmpl-1".into(),
+            created: 7,
+            model: "m".into(),
+            fingerprint: "fp".into(),
+        }
+    }
+
+    fn content(text: &str) -> Piece {
+        Piece::Delta {
+            choice: 0,
+            delta: ChoiceDelta::Content(text.into()),
+        }
+    }
+
+    async fn take(body: &mut StreamBody<()>) -> Option<String> {
+        let frame = poll_fn(|cx| Pin::new(&mut *body).poll_next(cx)).await?;
+        let Ok(bytes) = frame;
+        Some(String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[actix_web::test]
+    async fn frames_are_exactly_server_sent_events() {
+        let outbox = Outbox::new(envelope());
+        let mut body = StreamBody::new(Rc::clone(&outbox), None, ());
+        outbox.borrow_mut().push(content("a\nb"));
+        let expected = json!({
+            "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "m",
+            "system_fingerprint": "fp",
+            "choices": [{"index": 0, "delta": {"content": "a\nb"}, "finish_reason": null}],
+        });
+        assert_eq!(
+            take(&mut body).await.unwrap(),
+            format!("data: {expected}\n\n")
+        );
+        outbox.borrow_mut().push(Piece::Done);
+        assert_eq!(take(&mut body).await.unwrap(), "data: [DONE]\n\n");
+        assert_eq!(take(&mut body).await, None);
+        outbox.borrow_mut().push(content("late"));
+        assert_eq!(take(&mut body).await, None);
+    }
+
+    #[actix_web::test]
+    async fn unread_text_becomes_one_piece() {
+        let outbox = Outbox::new(envelope());
+        let mut body = StreamBody::new(Rc::clone(&outbox), None, ());
+        for _ in 0..10_000 {
+            outbox.borrow_mut().push(content("x"));
+        }
+        assert_eq!(outbox.borrow().pieces.len(), 1);
+        let frame = take(&mut body).await.unwrap();
+        assert!(frame.contains(&"x".repeat(10_000)));
+    }
+
+    #[actix_web::test]
+    async fn tool_arguments_join_their_call_and_no_other() {
+        let mut call = ChoiceDelta::ToolCall {
+            index: 0,
+            id: "i".into(),
+            name: "f".into(),
+            arguments: String::new(),
+        };
+        let text = |index, text: &str| ChoiceDelta::ToolArguments {
+            index,
+            text: text.into(),
+        };
+        assert_eq!(call.merge(text(0, "{")), None);
+        assert_eq!(call.merge(text(0, "}")), None);
+        assert_eq!(call.merge(text(1, "{")), Some(text(1, "{")));
+        assert!(matches!(call, ChoiceDelta::ToolCall { arguments, .. } if arguments == "{}"));
+    }
+
+    #[test]
+    fn progress_of_one_status_is_replaced() {
+        let progress = |status, processed| {
+            let prefill = crate::actors::messages::PrefillProgress {
+                processed,
+                cached: 0,
+                prompt: 10,
+            };
+            Piece::ProgressEvent(Progress {
+                status,
+                prefill,
+                elapsed_seconds: 0.0,
+            })
+        };
+        use super::super::wire::ProgressStatus::*;
+        let outbox = Outbox::new(envelope());
+        for piece in [
+            progress(Queued, 0),
+            progress(Processing, 2),
+            progress(Processing, 5),
+            progress(Done, 10),
+        ] {
+            outbox.borrow_mut().push(piece);
+        }
+        let pieces: Vec<_> = outbox.borrow().pieces.iter().cloned().collect();
+        assert_eq!(
+            pieces,
+            [
+                progress(Queued, 0),
+                progress(Processing, 5),
+                progress(Done, 10)
+            ]
+        );
+    }
+}

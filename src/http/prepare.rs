@@ -1,0 +1,220 @@
+//! From a validated request to sequences that fit the model's context.
+
+use std::sync::Arc;
+
+use super::error::ApiError;
+use super::request::chat::{ChatRequest, ToolChoice};
+use super::request::completion::{CompletionRequest, Prompt};
+use super::request::options::GenerationOptions;
+use super::wire::Form;
+use crate::ids::TokenId;
+use crate::prompt::{ChatInput, ParserOptions, PromptFormat};
+
+/// The markup that begins a tool call in the formats that are parsed.
+const TOOL_CALL_MARK: &str = "<tool_call>";
+/// What makes a token as good as impossible.
+const FORBID: f32 = -100.0;
+
+/// A request of either kind.
+#[derive(Debug, Clone)]
+pub enum GenerationRequest {
+    Chat(ChatRequest),
+    Text(CompletionRequest),
+}
+
+impl GenerationRequest {
+    pub fn options(&self) -> &GenerationOptions {
+        match self {
+            GenerationRequest::Chat(request) => &request.options,
+            GenerationRequest::Text(request) => &request.options,
+        }
+    }
+
+    pub fn form(&self) -> Form {
+        match self {
+            GenerationRequest::Chat(_) => Form::Chat,
+            GenerationRequest::Text(_) => Form::Text,
+        }
+    }
+
+    /// The field that holds the prompt, for errors about it.
+    fn prompt_field(&self) -> &'static str {
+        match self {
+            GenerationRequest::Chat(_) => "messages",
+            GenerationRequest::Text(_) => "prompt",
+        }
+    }
+}
+
+/// One sequence to be generated.
+#[derive(Debug)]
+pub struct PreparedSequence {
+    pub prompt: Arc<[TokenId]>,
+    pub max_new_tokens: usize,
+    /// What the answer begins with (`echo`).
+    pub echo: Option<String>,
+    /// How to read the output; None for text completions.
+    pub parser: Option<ParserOptions>,
+    /// Token that must not be sampled.
+    pub forbidden: Option<(TokenId, f32)>,
+    /// The rendered prompt, only if contents may be logged.
+    pub text: Option<String>,
+}
+
+/// What the model allows.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelBounds {
+    pub context_window: usize,
+    pub vocabulary: usize,
+}
+
+/// Renders and encodes. Takes long for long prompts: not for a thread that serves others.
+///
+/// # Errors
+/// What template, tokenizer or context refuse.
+pub fn prepare(
+    request: &GenerationRequest,
+    format: &PromptFormat,
+    bounds: ModelBounds,
+    keep_text: bool,
+) -> Result<Vec<PreparedSequence>, ApiError> {
+    let outside = |token: &&TokenId| token.0 as usize >= bounds.vocabulary;
+    if let Some(token) = request.options().sampling.logit_bias.keys().find(outside) {
+        return Err(ApiError::invalid(
+            format!("logit_bias.{}", token.0),
+            format!(
+                "is not a token of this model; ids are below {}",
+                bounds.vocabulary
+            ),
+        ));
+    }
+    let mut sequences = match request {
+        GenerationRequest::Chat(chat) => vec![prepare_chat(chat, format, keep_text)?],
+        GenerationRequest::Text(text) => prepare_text(text, format, bounds, keep_text)?,
+    };
+    for sequence in &mut sequences {
+        sequence.max_new_tokens = fit(request, sequence.prompt.len(), bounds.context_window)?;
+    }
+    Ok(sequences)
+}
+
+/// How many tokens may be generated: as many as asked for, and as the context has room for.
+fn fit(request: &GenerationRequest, prompt: usize, limit: usize) -> Result<usize, ApiError> {
+    let requested = request.options().max_tokens;
+    match limit.checked_sub(prompt) {
+        None | Some(0) => Err(ApiError::ContextLengthExceeded {
+            limit,
+            prompt,
+            requested,
+            parameter: request.prompt_field(),
+        }),
+        Some(room) => Ok(requested.unwrap_or(room).min(room)),
+    }
+}
+
+fn prepare_chat(
+    chat: &ChatRequest,
+    format: &PromptFormat,
+    keep_text: bool,
+) -> Result<PreparedSequence, ApiError> {
+    let may_call = chat.tool_choice == ToolChoice::Auto && !chat.tools.is_empty();
+    // Without permission to call, the tools stay in the prompt (its cached tokens remain those of the other
+    // turns) and the token that begins a call is ruled out. Where no single token begins a call, the
+    // tools have to go, or markup could show up in the content.
+    let must_not_call = chat.tool_choice == ToolChoice::None && !chat.tools.is_empty();
+    let forbidden = if must_not_call {
+        single_token(format, TOOL_CALL_MARK)?
+    } else {
+        None
+    };
+    let tools = if must_not_call && forbidden.is_none() {
+        &[]
+    } else {
+        chat.tools.as_slice()
+    };
+    let text = format.render(&ChatInput {
+        messages: &chat.messages,
+        tools,
+        template_kwargs: &chat.template_arguments,
+        continue_final_message: false,
+    })?;
+    let prompt: Arc<[TokenId]> = format.encode(&text)?.into();
+    if prompt.is_empty() {
+        return Err(ApiError::invalid("messages", "render to an empty prompt"));
+    }
+    Ok(PreparedSequence {
+        prompt,
+        max_new_tokens: 0,
+        echo: None,
+        parser: Some(ParserOptions::for_prompt(&text, may_call)),
+        forbidden: forbidden.map(|token| (token, FORBID)),
+        text: keep_text.then_some(text),
+    })
+}
+
+fn single_token(format: &PromptFormat, text: &str) -> Result<Option<TokenId>, ApiError> {
+    match format.encode(text)?.as_slice() {
+        [token] => Ok(Some(*token)),
+        _ => Ok(None),
+    }
+}
+
+fn prepare_text(
+    request: &CompletionRequest,
+    format: &PromptFormat,
+    bounds: ModelBounds,
+    keep_text: bool,
+) -> Result<Vec<PreparedSequence>, ApiError> {
+    let several = request.prompts.len() > 1;
+    let mut sequences = Vec::with_capacity(request.prompts.len());
+    for (index, prompt) in request.prompts.iter().enumerate() {
+        let path = if several {
+            format!("prompt[{index}]")
+        } else {
+            "prompt".to_owned()
+        };
+        let tokens = match prompt {
+            Prompt::Text(text) => format.encode_completion(text)?,
+            Prompt::Tokens(tokens) => tokens.clone(),
+        };
+        if tokens.is_empty() {
+            return Err(ApiError::invalid(
+                path,
+                "has no tokens; give at least one character",
+            ));
+        }
+        if let Some(token) = tokens
+            .iter()
+            .find(|token| token.0 as usize >= bounds.vocabulary)
+        {
+            let message = format!(
+                "has the token id {}; this model's ids are below {}",
+                token.0, bounds.vocabulary
+            );
+            return Err(ApiError::invalid(path, message));
+        }
+        let text = || match prompt {
+            Prompt::Text(text) => text.clone(),
+            Prompt::Tokens(tokens) => decode(format, tokens),
+        };
+        sequences.push(PreparedSequence {
+            prompt: tokens.into(),
+            max_new_tokens: 0,
+            echo: request.echo.then(text),
+            parser: None,
+            forbidden: None,
+            text: keep_text.then(text),
+        });
+    }
+    Ok(sequences)
+}
+
+fn decode(format: &PromptFormat, tokens: &[TokenId]) -> String {
+    let mut detokenizer = format.detokenizer();
+    let mut text: String = tokens
+        .iter()
+        .map(|token| detokenizer.push(*token))
+        .collect();
+    text.push_str(&detokenizer.finish());
+    text
+}
