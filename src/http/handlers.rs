@@ -71,7 +71,7 @@ fn requests_total(metrics: &Metrics) -> u64 {
     let families = metrics.requests.collect();
     let counters = families.iter().flat_map(|family| family.get_metric());
     counters
-        .map(|metric| metric.get_counter().value())
+        .map(|metric| metric.get_counter().get_value())
         .sum::<f64>() as u64
 }
 

@@ -10,6 +10,8 @@
 //! their owners cancel what was being computed.
 
 mod framing;
+#[cfg(test)]
+mod tests;
 
 use std::cell::Cell;
 use std::future::Future;
