@@ -57,7 +57,10 @@ async fn streaming(cues: web::Data<Cues>) -> HttpResponse {
             _ => return None,
         }
         let chunk = Bytes::from_static([b"first", b"later"][number]);
-        Some((Ok::<_, std::convert::Infallible>(chunk), (alive, number + 1)))
+        Some((
+            Ok::<_, std::convert::Infallible>(chunk),
+            (alive, number + 1),
+        ))
     });
     HttpResponse::Ok().streaming(chunks)
 }
@@ -75,7 +78,10 @@ async fn endless(cues: web::Data<Cues>) -> HttpResponse {
 impl Stage {
     fn open(write_timeout: Duration) -> Self {
         let (report, reports) = mpsc::unbounded_channel();
-        let cues = Arc::new(Cues { go_on: Notify::new(), report });
+        let cues = Arc::new(Cues {
+            go_on: Notify::new(),
+            report,
+        });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let data = web::Data::from(Arc::clone(&cues));
@@ -90,7 +96,9 @@ impl Stage {
                     .route("/streaming", web::get().to(streaming))
                     .route("/endless", web::get().to(endless))
                     .wrap_fn(|request, service| {
-                        if let Some(connection) = request.request().conn_data::<std::rc::Rc<Connection>>() {
+                        if let Some(connection) =
+                            request.request().conn_data::<std::rc::Rc<Connection>>()
+                        {
                             connection.begin(request.method());
                         }
                         service.call(request)
@@ -113,7 +121,12 @@ impl Stage {
             .run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
-        Self { address, handle, cues, reports }
+        Self {
+            address,
+            handle,
+            cues,
+            reports,
+        }
     }
 
     async fn request(&self, path: &str) -> TcpStream {
@@ -153,7 +166,10 @@ fn dechunk(mut body: &str) -> String {
     let mut text = String::new();
     loop {
         let (size, rest) = body.split_once("\r\n").unwrap();
-        assert!(!size.is_empty() && size.len() <= 16 && size.bytes().all(|b| b.is_ascii_hexdigit()), "{size:?}");
+        assert!(
+            !size.is_empty() && size.len() <= 16 && size.bytes().all(|b| b.is_ascii_hexdigit()),
+            "{size:?}"
+        );
         let size = usize::from_str_radix(size, 16).unwrap();
         text.push_str(&rest[..size]);
         assert_eq!(&rest[size..size + 2], "\r\n");
@@ -256,13 +272,23 @@ async fn a_client_that_takes_nothing_is_given_up() {
 #[actix_web::test]
 async fn a_request_that_is_not_http_gets_an_error_body() {
     let stage = Stage::open(PATIENT);
-    for request in ["GET /\0 HTTP/1.1\r\n\r\n", "nonsense\r\n\r\n", "GET /%zz bad HTTP/1.1\r\nhost: x\r\n\r\n"] {
+    for request in [
+        "GET /\0 HTTP/1.1\r\n\r\n",
+        "nonsense\r\n\r\n",
+        "GET /%zz bad HTTP/1.1\r\nhost: x\r\n\r\n",
+    ] {
         let mut client = TcpStream::connect(stage.address).await.unwrap();
         client.write_all(request.as_bytes()).await.unwrap();
         let response = read_rest(&mut client, Vec::new()).await;
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{response}");
-        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{response}");
+        assert!(
+            head.starts_with("HTTP/1.1 400 Bad Request\r\n"),
+            "{response}"
+        );
+        assert!(
+            head.contains(&format!("content-length: {}\r\n", body.len())),
+            "{response}"
+        );
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(body["error"]["type"], "invalid_request_error");
     }
@@ -274,13 +300,19 @@ async fn requests_on_one_connection_are_followed() {
     let mut stage = Stage::open(PATIENT);
     let mut client = TcpStream::connect(stage.address).await.unwrap();
     for _ in 0..3 {
-        client.write_all(b"GET /pending HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        client
+            .write_all(b"GET /pending HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
         stage.expect("begun").await;
         stage.cues.go_on.notify_one();
         read_until(&mut client, b"done").await;
         stage.expect("dropped").await;
     }
-    client.write_all(b"GET /pending HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    client
+        .write_all(b"GET /pending HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
     stage.expect("begun").await;
     drop(client);
     stage.expect("dropped").await;
@@ -295,7 +327,9 @@ fn connections_are_counted_and_leave() {
     assert!(count.enter().unwrap().over_limit);
     drop(first);
     assert!(!count.enter().unwrap().over_limit);
-    let many: Vec<_> = std::iter::repeat_with(|| count.enter()).take(1 + super::REFUSED_POLITELY).collect();
+    let many: Vec<_> = std::iter::repeat_with(|| count.enter())
+        .take(1 + super::REFUSED_POLITELY)
+        .collect();
     assert!(many.iter().all(Option::is_some));
     assert!(count.enter().is_none());
     drop(many);
