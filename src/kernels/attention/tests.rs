@@ -1,0 +1,487 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::BlockId;
+use crate::kernels::{KvLayout, KvSlot, KvType};
+
+/// Numbers that look random and are the same in every run.
+fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Sequences in one layer's blocks, with the queries of all their positions.
+struct World {
+    pool: ThreadPool,
+    layer: KvLayer,
+    shape: AttentionShape,
+    tables: Vec<Vec<BlockId>>,
+    lengths: Vec<usize>,
+    /// Each sequence's queries, `[position][head][dimension]`.
+    queries: Vec<Vec<f32>>,
+}
+
+#[derive(Clone, Copy)]
+struct Setup {
+    layout: KvLayout,
+    query_heads: usize,
+    window: Option<usize>,
+    threads: usize,
+}
+
+impl Setup {
+    fn new(kind: KvType, block_size: usize) -> Self {
+        let layout = KvLayout {
+            kv_heads: 2,
+            head_dim: 24,
+            block_size,
+            kind,
+        };
+        Setup {
+            layout,
+            query_heads: 6,
+            window: None,
+            threads: 2,
+        }
+    }
+}
+
+impl World {
+    /// Sequences of the given lengths; all share the blocks of their first `shared` positions.
+    fn new(setup: Setup, lengths: &[usize], shared: usize) -> Self {
+        let Setup {
+            layout,
+            query_heads,
+            window,
+            threads,
+        } = setup;
+        let size = layout.block_size;
+        assert!(shared.is_multiple_of(size));
+        let pool = ThreadPool::new(threads).unwrap();
+        let total: usize = lengths.iter().map(|length| length.div_ceil(size)).sum();
+        let mut layer = KvLayer::new(layout, total + 1).unwrap();
+        let width = layout.kv_heads * layout.head_dim;
+        // Blocks are handed out from the end and every other one of a sequence, so that neighbours
+        // in a table are not neighbours in memory.
+        let mut free: Vec<u32> = (0..=total as u32).collect();
+        free.sort_by_key(|block| block.wrapping_mul(2_654_435_761) % 1009);
+        let mut tables: Vec<Vec<BlockId>> = Vec::new();
+        for (sequence, &length) in lengths.iter().enumerate() {
+            let mut table = Vec::new();
+            if let Some(first) = tables.first() {
+                table.extend_from_slice(&first[..(shared / size).min(first.len())]);
+            }
+            let from = table.len() * size;
+            while table.len() * size < length {
+                table.push(BlockId(free.pop().unwrap()));
+            }
+            let slots: Vec<KvSlot> = (from.min(length)..length)
+                .map(|p| KvSlot {
+                    block: table[p / size],
+                    slot: (p % size) as u32,
+                })
+                .collect();
+            let keys = numbers(slots.len() * width, 100 + sequence as u64);
+            let values = numbers(slots.len() * width, 200 + sequence as u64);
+            layer.write(&pool, &slots, &keys, &values, width).unwrap();
+            tables.push(table);
+        }
+        let queries = lengths
+            .iter()
+            .enumerate()
+            .map(|(sequence, &length)| {
+                let mut queries = numbers(
+                    length * query_heads * layout.head_dim,
+                    300 + sequence as u64,
+                );
+                queries.iter_mut().for_each(|x| *x *= 4.0);
+                queries
+            })
+            .collect();
+        let scale = 1.0 / (layout.head_dim as f32).sqrt();
+        let shape = AttentionShape {
+            query_heads,
+            kv_heads: layout.kv_heads,
+            scale,
+            window,
+        };
+        World {
+            pool,
+            layer,
+            shape,
+            tables,
+            lengths: lengths.to_vec(),
+            queries,
+        }
+    }
+
+    fn width(&self) -> usize {
+        self.shape.query_heads * self.layer.layout().head_dim
+    }
+
+    /// Attention of the given (sequence, position) rows in one batch.
+    fn attend_on(&self, isa: Isa, rows: &[(usize, usize)]) -> Vec<f32> {
+        let width = self.width();
+        let stride = width + 5;
+        let mut queries = vec![f32::NAN; rows.len() * stride];
+        for (row, &(sequence, position)) in rows.iter().enumerate() {
+            let query = &self.queries[sequence][position * width..][..width];
+            queries[row * stride..][..width].copy_from_slice(query);
+        }
+        let tables: Vec<&[BlockId]> = self.tables.iter().map(Vec::as_slice).collect();
+        let rows: Vec<AttentionRow> = rows
+            .iter()
+            .map(|&(table, position)| AttentionRow {
+                table: table as u32,
+                position: position as u32,
+            })
+            .collect();
+        let mut plan = AttentionPlan::default();
+        plan.build(self.shape, self.layer.layout().block_size, &tables, &rows);
+        let mut out = vec![f32::NAN; rows.len() * width];
+        attention_on(
+            isa,
+            &self.pool,
+            &plan,
+            &self.layer,
+            &queries,
+            stride,
+            &mut out,
+        )
+        .unwrap();
+        out
+    }
+
+    fn attend(&self, rows: &[(usize, usize)]) -> Vec<f32> {
+        self.attend_on(Isa::detected(), rows)
+    }
+
+    /// The same in `f64`, from the stored keys and values.
+    fn reference(&self, sequence: usize, position: usize) -> Vec<f64> {
+        let layout = *self.layer.layout();
+        let (dim, size) = (layout.head_dim, layout.block_size);
+        let group = self.shape.query_heads / layout.kv_heads;
+        let first = self
+            .shape
+            .window
+            .map_or(0, |window| (position + 1).saturating_sub(window));
+        let mut out = Vec::new();
+        for head in 0..self.shape.query_heads {
+            let query = &self.queries[sequence][position * self.width() + head * dim..][..dim];
+            let (mut scores, mut values) = (Vec::new(), Vec::new());
+            for at in first..=position {
+                let slot = KvSlot {
+                    block: self.tables[sequence][at / size],
+                    slot: (at % size) as u32,
+                };
+                let (mut key, mut value) = (vec![0.0; dim], vec![0.0; dim]);
+                self.layer.read(slot, head / group, &mut key, &mut value);
+                let dot: f64 = query
+                    .iter()
+                    .zip(&key)
+                    .map(|(&a, &b)| f64::from(a) * f64::from(b))
+                    .sum();
+                scores.push(dot * f64::from(self.shape.scale));
+                values.push(value);
+            }
+            let largest = scores.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
+            let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            for d in 0..dim {
+                let sum: f64 = weights
+                    .iter()
+                    .zip(&values)
+                    .map(|(w, v)| w * f64::from(v[d]))
+                    .sum();
+                out.push(sum / total);
+            }
+        }
+        out
+    }
+
+    fn assert_matches_reference(&self, isa: Isa, what: &str) {
+        let rows: Vec<(usize, usize)> = (0..self.lengths.len())
+            .flat_map(|s| (0..self.lengths[s]).map(move |p| (s, p)))
+            .collect();
+        let found = self.attend_on(isa, &rows);
+        for (&(sequence, position), found) in rows.iter().zip(found.chunks_exact(self.width())) {
+            // The reference is slow: a few positions are enough, among them all edges.
+            let near_edge = position % PARTITION < 2 || position % PARTITION > PARTITION - 2;
+            if !(near_edge || position % 37 == 0 || position + 1 == self.lengths[sequence]) {
+                continue;
+            }
+            let expected = self.reference(sequence, position);
+            for (index, (&found, expected)) in found.iter().zip(expected).enumerate() {
+                let error = (f64::from(found) - expected).abs();
+                assert!(
+                    error < 2e-6,
+                    "{what}: sequence {sequence} position {position} element {index} is {found}, not {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_matches_the_reference_on_every_instruction_set() {
+    for isa in Isa::available() {
+        for kind in [KvType::F32, KvType::F16, KvType::Bf16] {
+            for block_size in [1, 2, 16, 32, 256] {
+                let world = World::new(Setup::new(kind, block_size), &[300, 1, 33], 0);
+                world.assert_matches_reference(
+                    isa,
+                    &format!("{isa:?} {kind:?} blocks of {block_size}"),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_matches_the_reference_for_many_shapes_of_heads() {
+    for (kv_heads, query_heads, head_dim) in [
+        (1, 1, 16),
+        (1, 14, 64),
+        (2, 4, 128),
+        (3, 3, 8),
+        (2, 2, 40),
+        (1, 2, 256),
+    ] {
+        let mut setup = Setup::new(KvType::F16, 16);
+        setup.layout.kv_heads = kv_heads;
+        setup.layout.head_dim = head_dim;
+        setup.query_heads = query_heads;
+        for isa in Isa::available() {
+            let world = World::new(setup, &[270, 40], 0);
+            let what = format!("{isa:?} {query_heads}/{kv_heads} heads of {head_dim}");
+            world.assert_matches_reference(isa, &what);
+        }
+    }
+}
+
+#[test]
+fn a_window_hides_what_is_before_it() {
+    for window in [1, 7, 256, 300] {
+        let mut setup = Setup::new(KvType::F32, 32);
+        setup.window = Some(window);
+        let world = World::new(setup, &[700, 20], 0);
+        world.assert_matches_reference(Isa::detected(), &format!("window {window}"));
+    }
+}
+
+#[test]
+fn every_instruction_set_gives_the_scalar_twins_bits() {
+    if !cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+        return;
+    }
+    let world = World::new(Setup::new(KvType::F16, 32), &[300], 0);
+    let rows: Vec<(usize, usize)> = (0..300).map(|p| (0, p)).collect();
+    let twin = world.attend_on(Isa::Scalar, &rows);
+    for isa in Isa::available() {
+        assert_eq!(bits(&world.attend_on(isa, &rows)), bits(&twin), "{isa:?}");
+    }
+}
+
+/// Each row alone has the bits that it has in the batch.
+fn assert_rows_independent(world: &World, rows: &[(usize, usize)]) {
+    let together = world.attend(rows);
+    for (&row, together) in rows.iter().zip(together.chunks_exact(world.width())) {
+        assert!(
+            bits(&world.attend(&[row])) == bits(together),
+            "row {row:?} differs in the batch"
+        );
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_any_chunk_and_batch() {
+    for block_size in [1, 16, 32] {
+        for kind in [KvType::F16, KvType::F32] {
+            let world = World::new(Setup::new(kind, block_size), &[530, 290, 3], 0);
+            let mut rows: Vec<(usize, usize)> = (200..530).map(|p| (0, p)).collect();
+            rows.push((1, 289));
+            rows.extend((0..3).map(|p| (2, p)));
+            assert_rows_independent(&world, &rows);
+        }
+    }
+}
+
+#[test]
+fn sharing_blocks_changes_no_bit() {
+    for threads in [1, 3] {
+        let mut setup = Setup::new(KvType::F16, 32);
+        setup.threads = threads;
+        let lengths = [900, 650, 640, 641, 1300, 700];
+        let world = World::new(setup, &lengths, 608);
+        let mut rows: Vec<(usize, usize)> = lengths.iter().map(|n| n - 1).enumerate().collect();
+        rows.extend((610..700).map(|p| (5, p)));
+        assert_rows_independent(&world, &rows);
+        world.assert_matches_reference(Isa::detected(), "shared blocks");
+    }
+}
+
+#[test]
+fn stale_numbers_behind_a_row_do_not_reach_it() {
+    // A block that another sequence filled before, with infinities behind the row's position.
+    let setup = Setup::new(KvType::F32, 32);
+    let mut world = World::new(setup, &[20], 0);
+    let before = world.attend(&[(0, 10)]);
+    let width = setup.layout.kv_heads * setup.layout.head_dim;
+    let slots: Vec<KvSlot> = (11..32)
+        .map(|slot| KvSlot {
+            block: world.tables[0][0],
+            slot,
+        })
+        .collect();
+    let bad = vec![f32::NAN; slots.len() * width];
+    world
+        .layer
+        .write(&world.pool, &slots, &bad, &bad, width)
+        .unwrap();
+    assert_eq!(bits(&world.attend(&[(0, 10)])), bits(&before));
+}
+
+#[test]
+fn large_scores_neither_overflow_nor_vanish() {
+    let mut world = World::new(Setup::new(KvType::F16, 16), &[520], 0);
+    world.queries[0].iter_mut().for_each(|x| *x *= 500.0);
+    let out = world.attend(&[(0, 519), (0, 3)]);
+    assert!(out.iter().all(|x| x.is_finite() && x.abs() <= 1.001));
+}
+
+#[test]
+fn copied_blocks_hold_the_same_and_leave_the_rest() {
+    for kind in [KvType::F32, KvType::F16, KvType::Bf16] {
+        let mut world = World::new(Setup::new(kind, 16), &[32], 0);
+        let (from, to) = (world.tables[0][0], world.tables[0][1]);
+        let read = |world: &World, block, slot| {
+            let (mut key, mut value) = (vec![0.0; 24], vec![0.0; 24]);
+            world
+                .layer
+                .read(KvSlot { block, slot }, 1, &mut key, &mut value);
+            (key, value)
+        };
+        let old = read(&world, to, 5);
+        world.layer.copy_block(from, to, 5);
+        for slot in 0..5 {
+            assert_eq!(read(&world, to, slot), read(&world, from, slot));
+        }
+        assert_eq!(read(&world, to, 5), old);
+        assert_ne!(read(&world, from, 5), old);
+    }
+}
+
+#[test]
+fn stored_numbers_are_rounded_to_nearest_and_saturate() {
+    let pool = ThreadPool::new(1).unwrap();
+    let values = [
+        1.000_3,
+        -70_000.0,
+        f32::INFINITY,
+        1e-7,
+        3.0e-5,
+        0.1,
+        65519.0,
+        -0.0,
+    ];
+    for kind in [KvType::F16, KvType::Bf16] {
+        let layout = KvLayout {
+            kv_heads: 1,
+            head_dim: 8,
+            block_size: 2,
+            kind,
+        };
+        let mut layer = KvLayer::new(layout, 1).unwrap();
+        let slot = KvSlot {
+            block: BlockId(0),
+            slot: 1,
+        };
+        layer.write(&pool, &[slot], &values, &values, 8).unwrap();
+        let (mut key, mut value) = (vec![0.0; 8], vec![0.0; 8]);
+        layer.read(slot, 0, &mut key, &mut value);
+        let expected: Vec<f32> = values
+            .iter()
+            .map(|&x| match kind {
+                KvType::Bf16 => half::bf16::from_f32(x).to_f32(),
+                _ => half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_f32(),
+            })
+            .collect();
+        assert_eq!(
+            (bits(&key), bits(&value)),
+            (bits(&expected), bits(&expected)),
+            "{kind:?}"
+        );
+    }
+}
+
+#[test]
+fn impossible_layouts_are_errors() {
+    let layout = KvLayout {
+        kv_heads: 1,
+        head_dim: 8,
+        block_size: 3,
+        kind: KvType::F32,
+    };
+    assert!(KvLayer::new(layout, 1).is_err());
+    assert!(
+        KvLayer::new(
+            KvLayout {
+                block_size: 512,
+                ..layout
+            },
+            1
+        )
+        .is_err()
+    );
+    assert!(
+        KvLayer::new(
+            KvLayout {
+                block_size: 1,
+                kv_heads: 0,
+                ..layout
+            },
+            1
+        )
+        .is_err()
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_batch_is_its_rows_alone(
+        lengths in prop::collection::vec(1usize..400, 1..5),
+        size in prop::sample::select(vec![1usize, 2, 16, 32]),
+        shared in 0usize..200,
+        threads in 1usize..4,
+        picks in prop::collection::vec((0usize..5, 0.0f64..1.0), 1..60),
+        window in prop::option::of(1usize..300),
+    ) {
+        let mut setup = Setup::new(KvType::F16, size);
+        setup.threads = threads;
+        setup.window = window;
+        let world = World::new(setup, &lengths, shared / size * size);
+        let mut rows: Vec<(usize, usize)> = picks
+            .into_iter()
+            .map(|(sequence, place)| {
+                let sequence = sequence % lengths.len();
+                (sequence, (place * lengths[sequence] as f64) as usize)
+            })
+            .collect();
+        rows.sort_unstable();
+        rows.dedup();
+        assert_rows_independent(&world, &rows);
+    }
+}

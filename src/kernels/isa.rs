@@ -1,0 +1,62 @@
+//! Which instruction set the kernels run on.
+
+use std::sync::OnceLock;
+
+/// An instruction set that every kernel is built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// Plain Rust on arrays of sixteen numbers: the twin that the others are tested against.
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    /// AVX-512 F, BW, VL and DQ.
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    /// AVX-512 with the bf16 dot product.
+    Avx512Bf16,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+impl Isa {
+    /// The best instruction set of this machine, looked up once.
+    pub fn detected() -> Self {
+        static DETECTED: OnceLock<Isa> = OnceLock::new();
+        *DETECTED.get_or_init(|| *Self::available().last().unwrap_or(&Isa::Scalar))
+    }
+
+    /// All instruction sets that this machine can run, from the simplest to the best.
+    pub fn available() -> Vec<Self> {
+        let mut found = vec![Isa::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx2") && has!("fma") && has!("f16c") {
+                found.push(Isa::Avx2);
+                if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") {
+                    found.push(Isa::Avx512);
+                    if has!("avx512bf16") {
+                        found.push(Isa::Avx512Bf16);
+                    }
+                }
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        found.push(Isa::Neon);
+        found
+    }
+
+    /// Whether [`super::Precision::Fast`] differs from exact on this instruction set.
+    pub fn has_bf16_dot(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            self == Isa::Avx512Bf16
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            false
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! The keys and values of one layer in fixed-size blocks.
+//!
+//! Inside a block every KV head has its own part. Keys lie transposed, `[head_dim][slot]`, so that one
+//! load brings the same dimension of sixteen keys and scores need no sum across lanes; values lie
+//! `[slot][head_dim]` with the dimension rounded up to sixteen, zeros behind it.
+
+use half::{bf16, f16};
+
+use super::isa::Isa;
+use super::simd::{LANES, Simd, SimdTask, dispatch};
+use super::{KernelError, SharedMut, ThreadPool};
+use crate::ids::BlockId;
+
+/// What a key or value is stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvType {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl KvType {
+    /// Bytes of one number.
+    pub fn size(self) -> usize {
+        match self {
+            KvType::F32 => 4,
+            KvType::F16 | KvType::Bf16 => 2,
+        }
+    }
+}
+
+/// The dimensions of one layer's KV storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvLayout {
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Positions in a block: a power of two up to 256.
+    pub block_size: usize,
+    pub kind: KvType,
+}
+
+impl KvLayout {
+    /// Bytes that one block takes in one layer, keys and values.
+    pub fn block_bytes(&self) -> usize {
+        (self.key_block() + self.value_block()) * self.kind.size()
+    }
+
+    /// `head_dim` rounded up to whole vectors: the row length of a stored value.
+    pub(super) fn padded_dim(&self) -> usize {
+        self.head_dim.next_multiple_of(LANES)
+    }
+
+    /// Elements of one block's keys, all heads.
+    fn key_block(&self) -> usize {
+        self.kv_heads * self.head_dim * self.block_size
+    }
+
+    /// Elements of one block's values, all heads.
+    fn value_block(&self) -> usize {
+        self.kv_heads * self.padded_dim() * self.block_size
+    }
+
+    /// Where one head's keys of a block begin.
+    pub(super) fn key_start(&self, block: BlockId, head: usize) -> usize {
+        block.0 as usize * self.key_block() + head * self.head_dim * self.block_size
+    }
+
+    /// Where one head's values of a block begin.
+    pub(super) fn value_start(&self, block: BlockId, head: usize) -> usize {
+        block.0 as usize * self.value_block() + head * self.padded_dim() * self.block_size
+    }
+
+    fn check(&self) -> Result<(), KernelError> {
+        if !self.block_size.is_power_of_two() || self.block_size > super::attention::PARTITION {
+            return Err(KernelError::Shape(format!(
+                "a block of {} positions: it must be a power of two up to {}",
+                self.block_size,
+                super::attention::PARTITION
+            )));
+        }
+        if self.kv_heads == 0 || self.head_dim == 0 {
+            return Err(KernelError::Shape(
+                "attention without heads or dimensions".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Where a row's key and value go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvSlot {
+    pub block: BlockId,
+    /// The position within the block.
+    pub slot: u32,
+}
+
+/// A number type that keys and values are stored as.
+pub(super) trait KvElement: Copy + Default + Send + Sync + 'static {
+    /// # Safety
+    /// As [`Simd::load`].
+    unsafe fn load<S: Simd>(p: *const Self) -> S::F;
+    /// # Safety
+    /// As [`Simd::store`].
+    unsafe fn store<S: Simd>(p: *mut Self, v: S::F);
+    fn to_f32(self) -> f32;
+}
+
+macro_rules! kv_element {
+    ($type:ty, $load:ident, $store:ident, $widen:expr) => {
+        impl KvElement for $type {
+            #[inline(always)]
+            unsafe fn load<S: Simd>(p: *const Self) -> S::F {
+                // SAFETY: promised by the caller.
+                unsafe { S::$load(p) }
+            }
+            #[inline(always)]
+            unsafe fn store<S: Simd>(p: *mut Self, v: S::F) {
+                // SAFETY: promised by the caller.
+                unsafe { S::$store(p, v) }
+            }
+            fn to_f32(self) -> f32 {
+                $widen(self)
+            }
+        }
+    };
+}
+kv_element!(f32, load, store, |x| x);
+kv_element!(f16, load_f16, store_f16, f16::to_f32);
+kv_element!(bf16, load_bf16, store_bf16, bf16::to_f32);
+
+/// Keys and values of one type.
+pub(super) struct Buffers<T> {
+    pub(super) keys: Vec<T>,
+    pub(super) values: Vec<T>,
+}
+
+pub(super) enum Storage {
+    F32(Buffers<f32>),
+    F16(Buffers<f16>),
+    Bf16(Buffers<bf16>),
+}
+
+/// Calls `$body` with `$buffers` bound to the typed buffers.
+macro_rules! with_buffers {
+    ($storage:expr, $buffers:ident => $body:expr) => {
+        match $storage {
+            $crate::kernels::kv::Storage::F32($buffers) => $body,
+            $crate::kernels::kv::Storage::F16($buffers) => $body,
+            $crate::kernels::kv::Storage::Bf16($buffers) => $body,
+        }
+    };
+}
+pub(super) use with_buffers;
+
+/// The KV blocks of one layer. Starts as zeros; the system gives the memory when it is first written.
+pub struct KvLayer {
+    layout: KvLayout,
+    block_count: usize,
+    storage: Storage,
+}
+
+impl KvLayer {
+    /// # Errors
+    /// When the block size is not a power of two up to 256, or a dimension is zero.
+    pub fn new(layout: KvLayout, block_count: usize) -> Result<Self, KernelError> {
+        layout.check()?;
+        // Loads of sixteen keys may reach past the last block when blocks are smaller than that.
+        let keys = layout.key_block() * block_count + LANES;
+        let values = layout.value_block() * block_count + LANES;
+        let storage = match layout.kind {
+            KvType::F32 => Storage::F32(Buffers {
+                keys: vec![0.0; keys],
+                values: vec![0.0; values],
+            }),
+            KvType::F16 => Storage::F16(Buffers {
+                keys: zeros(keys),
+                values: zeros(values),
+            }),
+            KvType::Bf16 => Storage::Bf16(Buffers {
+                keys: zeros(keys),
+                values: zeros(values),
+            }),
+        };
+        Ok(Self {
+            layout,
+            block_count,
+            storage,
+        })
+    }
+
+    pub fn layout(&self) -> &KvLayout {
+        &self.layout
+    }
+
+    pub fn block_count(&self) -> usize {
+        self.block_count
+    }
+
+    pub(super) fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// Stores the key and value of each row at its slot, rounded to the storage's type (`f16` saturates).
+    ///
+    /// Row `i`'s key begins at `keys[i * stride]` and holds `kv_heads × head_dim` numbers, its value
+    /// likewise at `values[i * stride]`; so both may be parts of one `q|k|v` buffer.
+    ///
+    /// # Errors
+    /// When a job panicked.
+    ///
+    /// # Panics
+    /// When a slot is outside the storage or the slices are too short.
+    pub fn write(
+        &mut self,
+        pool: &ThreadPool,
+        slots: &[KvSlot],
+        keys: &[f32],
+        values: &[f32],
+        stride: usize,
+    ) -> Result<(), KernelError> {
+        let layout = self.layout;
+        let width = layout.kv_heads * layout.head_dim;
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let needed = (slots.len() - 1) * stride + width;
+        assert!(
+            keys.len() >= needed && values.len() >= needed,
+            "rows are too short"
+        );
+        let inside = |slot: &KvSlot| {
+            (slot.block.0 as usize) < self.block_count && (slot.slot as usize) < layout.block_size
+        };
+        assert!(slots.iter().all(inside), "a slot is outside the KV storage");
+        let isa = Isa::detected();
+        with_buffers!(&mut self.storage, buffers => {
+            let (key_out, value_out) =
+                (SharedMut::new(&mut buffers.keys), SharedMut::new(&mut buffers.values));
+            let write = |_: usize, row: usize| {
+                let task = WriteRow {
+                    layout,
+                    slot: slots[row],
+                    key: &keys[row * stride..][..width],
+                    value: &values[row * stride..][..width],
+                    key_out,
+                    value_out,
+                };
+                // SAFETY: the ISA was detected; slots of a step are distinct positions, so rows
+                // write disjoint parts of the buffers.
+                unsafe { dispatch(isa, task) }
+            };
+            if slots.len() * width < SMALL {
+                (0..slots.len()).for_each(|row| write(0, row));
+                Ok(())
+            } else {
+                pool.run(slots.len(), write)
+            }
+        })
+    }
+
+    /// Copies the keys and values of the first `tokens` positions of block `from` into block `to`.
+    ///
+    /// # Panics
+    /// When a block or `tokens` is out of range.
+    pub fn copy_block(&mut self, from: BlockId, to: BlockId, tokens: usize) {
+        let layout = self.layout;
+        assert!(
+            (from.0.max(to.0) as usize) < self.block_count && tokens <= layout.block_size,
+            "a copied block is outside the KV storage"
+        );
+        with_buffers!(&mut self.storage, buffers => {
+            for head in 0..layout.kv_heads {
+                let (source, target) = (layout.key_start(from, head), layout.key_start(to, head));
+                for start in (0..layout.head_dim).map(|d| d * layout.block_size) {
+                    let source = source + start;
+                    buffers.keys.copy_within(source..source + tokens, target + start);
+                }
+                let source = layout.value_start(from, head);
+                let length = tokens * layout.padded_dim();
+                buffers.values.copy_within(source..source + length, layout.value_start(to, head));
+            }
+        });
+    }
+
+    /// Reads one head's key and value at a slot, each `head_dim` numbers.
+    ///
+    /// # Panics
+    /// When the slot or head is out of range, or the slices are not `head_dim` long.
+    pub fn read(&self, at: KvSlot, head: usize, key: &mut [f32], value: &mut [f32]) {
+        let layout = &self.layout;
+        assert!(head < layout.kv_heads && (at.slot as usize) < layout.block_size);
+        assert!(key.len() == layout.head_dim && value.len() == layout.head_dim);
+        let slot = at.slot as usize;
+        with_buffers!(&self.storage, buffers => {
+            let start = layout.key_start(at.block, head) + slot;
+            for (d, out) in key.iter_mut().enumerate() {
+                *out = buffers.keys[start + d * layout.block_size].to_f32();
+            }
+            let start = layout.value_start(at.block, head) + slot * layout.padded_dim();
+            for (out, x) in value.iter_mut().zip(&buffers.values[start..]) {
+                *out = x.to_f32();
+            }
+        });
+    }
+}
+
+/// Fewer numbers than this are not worth waking other threads for.
+pub(super) const SMALL: usize = 16 * 1024;
+
+/// `len` zeros of a 16-bit float type, from memory that the system hands out zeroed and untouched.
+fn zeros<T: HalfBits>(len: usize) -> Vec<T> {
+    let bits = std::mem::ManuallyDrop::new(vec![0u16; len]);
+    // SAFETY: `T` has the size and alignment of `u16` and zero bits are the number zero; the vector's
+    // parts come from one that is never used again.
+    unsafe { Vec::from_raw_parts(bits.as_ptr().cast_mut().cast(), bits.len(), bits.capacity()) }
+}
+
+/// # Safety
+/// The type is a transparent wrapper of `u16`.
+unsafe trait HalfBits {}
+// SAFETY: `repr(transparent)` over `u16`.
+unsafe impl HalfBits for f16 {}
+// SAFETY: `repr(transparent)` over `u16`.
+unsafe impl HalfBits for bf16 {}
+
+struct WriteRow<'a, T> {
+    layout: KvLayout,
+    slot: KvSlot,
+    key: &'a [f32],
+    value: &'a [f32],
+    key_out: SharedMut<T>,
+    value_out: SharedMut<T>,
+}
+
+impl<T: KvElement> SimdTask for WriteRow<'_, T> {
+    type Output = ();
+
+    /// # Safety
+    /// Nobody else writes this slot.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self {
+            layout,
+            slot: KvSlot { block, slot },
+            ..
+        } = self;
+        let (dim, padded, slot) = (layout.head_dim, layout.padded_dim(), slot as usize);
+        for head in 0..layout.kv_heads {
+            let key = &self.key[head * dim..][..dim];
+            let value = &self.value[head * dim..][..dim];
+            let key_out = layout.key_start(block, head) + slot;
+            let value_out = layout.value_start(block, head) + slot * padded;
+            for start in (0..dim).step_by(LANES) {
+                let lanes = LANES.min(dim - start);
+                let mut rounded = [T::default(); LANES];
+                // SAFETY: `load_part` stays inside its slice; the target indices are inside the slot's
+                // part of the storage, whose bounds were checked before.
+                unsafe {
+                    T::store::<S>(rounded.as_mut_ptr(), load_part::<S>(&key[start..]));
+                    for (lane, &x) in rounded[..lanes].iter().enumerate() {
+                        *self
+                            .key_out
+                            .at(key_out + (start + lane) * layout.block_size) = x;
+                    }
+                    let value = load_part::<S>(&value[start..]);
+                    T::store::<S>(self.value_out.at(value_out + start), value);
+                }
+            }
+        }
+    }
+}
+
+/// The first sixteen numbers of a slice, zeros behind its end.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+pub(super) unsafe fn load_part<S: Simd>(slice: &[f32]) -> S::F {
+    // SAFETY: reads sixteen elements only where there are sixteen.
+    unsafe {
+        if slice.len() >= LANES {
+            S::load(slice.as_ptr())
+        } else {
+            let mut lanes = [0.0; LANES];
+            lanes[..slice.len()].copy_from_slice(slice);
+            S::load(lanes.as_ptr())
+        }
+    }
+}
+
+/// Stores the first lanes into a slice of up to sixteen numbers; longer slices get all sixteen.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+pub(super) unsafe fn store_part<S: Simd>(slice: &mut [f32], v: S::F) {
+    // SAFETY: writes sixteen elements only where there are sixteen.
+    unsafe {
+        if slice.len() >= LANES {
+            S::store(slice.as_mut_ptr(), v);
+        } else {
+            let mut lanes = [0.0; LANES];
+            S::store(lanes.as_mut_ptr(), v);
+            let len = slice.len();
+            slice.copy_from_slice(&lanes[..len]);
+        }
+    }
+}

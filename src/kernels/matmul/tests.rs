@@ -1,0 +1,340 @@
+use super::*;
+use crate::kernels::ThreadPool;
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use proptest::prelude::*;
+
+/// Numbers that look random and are the same in every run.
+fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// `x · weightsᵀ` in `f64`.
+fn reference(x: &[f32], weights: &[f32], bias: Option<&[f32]>, inputs: usize) -> Vec<f64> {
+    let mut out = Vec::new();
+    for x in x.chunks_exact(inputs) {
+        for (output, w) in weights.chunks_exact(inputs).enumerate() {
+            let dot: f64 = x
+                .iter()
+                .zip(w)
+                .map(|(&a, &b)| f64::from(a) * f64::from(b))
+                .sum();
+            out.push(dot + bias.map_or(0.0, |bias| f64::from(bias[output])));
+        }
+    }
+    out
+}
+
+fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
+    let largest = expected.iter().fold(1e-3f64, |a, &b| a.max(b.abs()));
+    for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+        let error = (f64::from(found) - expected).abs() / largest;
+        assert!(
+            error <= tolerance,
+            "{what}: element {index} is {found}, not {expected}"
+        );
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Format {
+    F32,
+    F16,
+    Bf16,
+    Bf16Fast,
+}
+
+const FORMATS: [Format; 4] = [Format::F32, Format::F16, Format::Bf16, Format::Bf16Fast];
+
+/// A packed matrix of pseudo-random weights, and the weights that it stands for.
+fn matrix(format: Format, out: usize, inputs: usize) -> (PackedMatrix, Vec<f32>) {
+    let weights = numbers(out * inputs, (out * 31 + inputs) as u64);
+    let halves: Vec<f16> = weights.iter().map(|&x| f16::from_f32(x)).collect();
+    let brains: Vec<bf16> = weights.iter().map(|&x| bf16::from_f32(x)).collect();
+    let from_brains = || PackedMatrix::from_bf16(&brains, out, inputs).unwrap();
+    let widened = || brains.iter().map(|x| x.to_f32()).collect();
+    match format {
+        Format::F32 => (
+            PackedMatrix::from_f32(&weights, out, inputs).unwrap(),
+            weights,
+        ),
+        Format::F16 => {
+            let widened = halves.iter().map(|x| x.to_f32()).collect();
+            (
+                PackedMatrix::from_f16(&halves, out, inputs).unwrap(),
+                widened,
+            )
+        }
+        Format::Bf16 => (from_brains(), widened()),
+        Format::Bf16Fast => (from_brains().with_precision(Precision::Fast), widened()),
+    }
+}
+
+#[test]
+fn dense_products_match_the_reference_on_every_instruction_set() {
+    let pool = ThreadPool::new(2).unwrap();
+    for isa in Isa::available() {
+        for format in FORMATS {
+            for (out, inputs) in [(1, 1), (7, 3), (16, 16), (33, 65), (100, 127), (256, 192)] {
+                let (packed, weights) = matrix(format, out, inputs);
+                let bias = numbers(out, 5);
+                for rows in [1, 2, 3, 5, 12, 13, 70] {
+                    let x = numbers(rows * inputs, rows as u64);
+                    let mut found = vec![f32::NAN; rows * out];
+                    packed
+                        .matmul_on(isa, &pool, &x, Some(&bias), &mut found)
+                        .unwrap();
+                    let expected = reference(&x, &weights, Some(&bias), inputs);
+                    let fast = format == Format::Bf16Fast && isa.has_bf16_dot();
+                    let tolerance = if fast { 1e-2 } else { 2e-6 };
+                    let what = format!("{isa:?} {format:?} {rows}×{inputs}×{out}");
+                    assert_close(&found, &expected, tolerance, &what);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_instruction_set_gives_the_scalar_twins_bits() {
+    if !cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+        return;
+    }
+    let pool = ThreadPool::new(1).unwrap();
+    for format in [Format::F32, Format::F16, Format::Bf16] {
+        let (packed, _) = matrix(format, 70, 51);
+        let x = numbers(19 * 51, 3);
+        let mut twin = vec![0.0; 19 * 70];
+        packed
+            .matmul_on(Isa::Scalar, &pool, &x, None, &mut twin)
+            .unwrap();
+        for isa in Isa::available() {
+            let mut found = vec![0.0; 19 * 70];
+            packed.matmul_on(isa, &pool, &x, None, &mut found).unwrap();
+            assert_eq!(bits(&found), bits(&twin), "{isa:?} {format:?}");
+        }
+    }
+}
+
+/// All rows at once and each row alone, at another place and with another number of threads.
+fn assert_rows_independent(packed: &PackedMatrix, isa: Isa, rows: usize, what: &str) {
+    let (inputs, out) = (packed.in_features(), packed.out_features());
+    let x = numbers(rows * inputs, 11);
+    let pools = [1, 2, 5].map(|threads| ThreadPool::new(threads).unwrap());
+    let mut whole = vec![0.0; rows * out];
+    packed
+        .matmul_on(isa, &pools[1], &x, None, &mut whole)
+        .unwrap();
+    for count in 1..=rows {
+        let first = rows - count;
+        let mut part = vec![0.0; count * out];
+        let pool = &pools[count % pools.len()];
+        packed
+            .matmul_on(isa, pool, &x[first * inputs..], None, &mut part)
+            .unwrap();
+        assert!(
+            bits(&part) == bits(&whole[first * out..]),
+            "{what}: the last {count} rows differ"
+        );
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_whatever_the_other_rows() {
+    for isa in Isa::available() {
+        for format in FORMATS {
+            // Large enough for several tiles and threads, and a small one that stays on one thread.
+            for (out, inputs) in [(19, 37), (200, 130)] {
+                let (packed, _) = matrix(format, out, inputs);
+                assert_rows_independent(&packed, isa, 70, &format!("{isa:?} {format:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn many_rows_in_several_blocks_match_few() {
+    let (packed, _) = matrix(Format::F32, 40, 2048);
+    let pool = ThreadPool::new(3).unwrap();
+    let x = numbers(300 * 2048, 7);
+    let mut whole = vec![0.0; 300 * 40];
+    packed.matmul(&pool, &x, None, &mut whole).unwrap();
+    for row in [0, 1, 47, 48, 150, 299] {
+        let mut alone = vec![0.0; 40];
+        packed
+            .matmul(&pool, &x[row * 2048..][..2048], None, &mut alone)
+            .unwrap();
+        assert_eq!(bits(&alone), bits(&whole[row * 40..][..40]), "row {row}");
+    }
+}
+
+const QUANTIZED: [GgmlDType; 9] = [
+    GgmlDType::Q4_0,
+    GgmlDType::Q4_1,
+    GgmlDType::Q5_0,
+    GgmlDType::Q5_1,
+    GgmlDType::Q8_0,
+    GgmlDType::Q4K,
+    GgmlDType::Q5K,
+    GgmlDType::Q6K,
+    GgmlDType::F16,
+];
+
+fn quantized(kind: GgmlDType, out: usize, inputs: usize) -> (PackedMatrix, Vec<f32>) {
+    let weights = Tensor::from_vec(numbers(out * inputs, 17), (out, inputs), &Device::Cpu).unwrap();
+    let tensor = Arc::new(QTensor::quantize(&weights, kind).unwrap());
+    let widened = tensor.dequantize(&Device::Cpu).unwrap();
+    let widened = widened.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    (PackedMatrix::from_quantized(&tensor).unwrap(), widened)
+}
+
+#[test]
+fn quantized_products_match_the_dequantized_reference() {
+    let pool = ThreadPool::new(2).unwrap();
+    for kind in QUANTIZED {
+        let (out, inputs) = (37, 512);
+        let (packed, weights) = quantized(kind, out, inputs);
+        let bias = numbers(out, 5);
+        for rows in [1, 2, 17, 40] {
+            let x = numbers(rows * inputs, 3);
+            let mut found = vec![f32::NAN; rows * out];
+            packed.matmul(&pool, &x, Some(&bias), &mut found).unwrap();
+            let expected = reference(&x, &weights, Some(&bias), inputs);
+            // The activations are rounded to eight bits.
+            assert_close(&found, &expected, 1e-2, &format!("{kind:?} {rows} rows"));
+        }
+    }
+}
+
+#[test]
+fn quantized_rows_have_the_same_bits_whatever_the_other_rows() {
+    for kind in QUANTIZED {
+        let (packed, _) = quantized(kind, 37, 512);
+        assert_rows_independent(&packed, Isa::detected(), 40, &format!("{kind:?}"));
+    }
+}
+
+#[test]
+fn a_stack_of_mixed_formats_is_its_parts_side_by_side() {
+    let pool = ThreadPool::new(2).unwrap();
+    let parts = || {
+        vec![
+            quantized(GgmlDType::Q4K, 48, 256).0,
+            matrix(Format::Bf16, 21, 256).0,
+            quantized(GgmlDType::Q6K, 5, 256).0,
+            matrix(Format::Bf16Fast, 17, 256).0,
+            matrix(Format::F32, 16, 256).0,
+        ]
+    };
+    let stack = PackedMatrix::stack(parts()).unwrap();
+    assert_eq!(stack.out_features(), 48 + 21 + 5 + 17 + 16);
+    let x = numbers(9 * 256, 2);
+    let bias = numbers(stack.out_features(), 4);
+    let mut found = vec![0.0; 9 * stack.out_features()];
+    stack.matmul(&pool, &x, Some(&bias), &mut found).unwrap();
+    let mut first = 0;
+    for part in parts() {
+        let out = part.out_features();
+        let mut expected = vec![0.0; 9 * out];
+        part.matmul(&pool, &x, Some(&bias[first..first + out]), &mut expected)
+            .unwrap();
+        for row in 0..9 {
+            let found = &found[row * stack.out_features() + first..][..out];
+            assert_eq!(bits(found), bits(&expected[row * out..][..out]));
+        }
+        let (mut here, mut there) = (vec![0.0; 256], vec![0.0; 256]);
+        stack.read_row(first + out - 1, &mut here);
+        part.read_row(out - 1, &mut there);
+        assert_eq!(bits(&here), bits(&there));
+        first += out;
+    }
+}
+
+#[test]
+fn gathered_rows_are_the_weights() {
+    let pool = ThreadPool::new(2).unwrap();
+    for format in FORMATS {
+        let (packed, weights) = matrix(format, 50, 33);
+        let ids: Vec<u32> = [0, 49, 16, 17, 3].into_iter().cycle().take(20).collect();
+        let mut found = vec![0.0; ids.len() * 33];
+        packed.gather(&pool, &ids, &mut found).unwrap();
+        for (id, found) in ids.iter().zip(found.chunks_exact(33)) {
+            assert_eq!(
+                found,
+                &weights[*id as usize * 33..][..33],
+                "{format:?} row {id}"
+            );
+        }
+    }
+    for kind in QUANTIZED {
+        let (packed, weights) = quantized(kind, 37, 512);
+        let mut found = vec![0.0; 512];
+        packed.read_row(36, &mut found);
+        assert_eq!(found, weights[36 * 512..], "{kind:?}");
+    }
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_errors() {
+    assert!(matches!(
+        PackedMatrix::from_f32(&[0.0; 5], 2, 3),
+        Err(KernelError::Length { .. })
+    ));
+    assert!(matches!(
+        PackedMatrix::from_f32(&[], 0, 3),
+        Err(KernelError::Shape(_))
+    ));
+    assert!(matches!(
+        PackedMatrix::stack(Vec::new()),
+        Err(KernelError::Shape(_))
+    ));
+    let parts = vec![matrix(Format::F32, 2, 3).0, matrix(Format::F32, 2, 4).0];
+    assert!(matches!(
+        PackedMatrix::stack(parts),
+        Err(KernelError::Shape(_))
+    ));
+}
+
+#[test]
+fn unsupported_quantizations_are_named() {
+    let zeros = Tensor::zeros((2, 256), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let tensor = Arc::new(QTensor::quantize(&zeros, GgmlDType::Q2K).unwrap());
+    let error = PackedMatrix::from_quantized(&tensor)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("Q2K"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_shape_matches_the_reference(
+        out in 1usize..80,
+        inputs in 1usize..90,
+        rows in 1usize..40,
+        format in 0usize..3,
+        threads in 1usize..4,
+    ) {
+        let pool = ThreadPool::new(threads).unwrap();
+        let (packed, weights) = matrix(FORMATS[format], out, inputs);
+        let x = numbers(rows * inputs, 23);
+        let mut found = vec![0.0; rows * out];
+        packed.matmul(&pool, &x, None, &mut found).unwrap();
+        let expected = reference(&x, &weights, None, inputs);
+        assert_close(&found, &expected, 2e-6, "random shape");
+    }
+}

@@ -1,0 +1,179 @@
+//! AVX-512: a vector is one register.
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use super::{Simd, SimdTask};
+
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Avx512<const BF16: bool>;
+
+/// # Safety
+/// The machine has AVX-512 F, BW, VL and DQ, AVX2, FMA and F16C.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+pub(super) unsafe fn run<T: SimdTask>(task: T) -> T::Output {
+    // SAFETY: promised by the caller.
+    unsafe { task.run::<Avx512<false>>() }
+}
+
+/// # Safety
+/// As [`run`], and AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+pub(super) unsafe fn run_bf16<T: SimdTask>(task: T) -> T::Output {
+    // SAFETY: promised by the caller.
+    unsafe { task.run::<Avx512<true>>() }
+}
+
+/// The bits of each lane rounded to `bf16`, nearest even, in the lower half of the lane.
+#[inline(always)]
+unsafe fn round_to_bf16(v: __m512) -> __m512i {
+    // SAFETY: only called where AVX-512 is present.
+    unsafe {
+        let bits = _mm512_castps_si512(v);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+        let rounded = _mm512_add_epi32(bits, bias);
+        // A NaN keeps its upper bits and is made quiet, so that rounding cannot turn it into infinity.
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+        let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+        _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(nan, rounded, quiet))
+    }
+}
+
+// SAFETY of all bodies: the instruction set is present and pointers cover sixteen elements, as the
+// trait asks of its callers.
+impl<const BF16: bool> Simd for Avx512<BF16> {
+    type F = __m512;
+    type Pairs = __m512i;
+    const MAX_ROWS: usize = 12;
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: __m512) {
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const f16) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const bf16) -> __m512 {
+        // SAFETY: see above.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(p: *mut f16, v: __m512) {
+        // SAFETY: see above. The operand order of min and max keeps NaN.
+        unsafe {
+            let v = _mm512_max_ps(_mm512_set1_ps(-65504.0), v);
+            let v = _mm512_min_ps(_mm512_set1_ps(65504.0), v);
+            let half = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v);
+            _mm256_storeu_si256(p.cast(), half);
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut bf16, v: __m512) {
+        // SAFETY: see above.
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(round_to_bf16(v))) }
+    }
+    #[inline(always)]
+    unsafe fn split_pairs(p: *const u32) -> (__m512, __m512) {
+        // SAFETY: see above.
+        unsafe {
+            let pairs = _mm512_loadu_si512(p.cast());
+            let even = _mm512_slli_epi32::<16>(pairs);
+            let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000u32 as i32));
+            (_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd))
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn div(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn round(a: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    unsafe fn scale_by_power(a: __m512, n: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_scalef_ps(a, n) }
+    }
+    #[inline(always)]
+    unsafe fn zero_below(a: __m512, x: __m512, limit: f32) -> __m512 {
+        // SAFETY: see above. "Not less than" is true for NaN.
+        unsafe {
+            let keep = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(limit));
+            _mm512_maskz_mov_ps(keep, a)
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(p: *const u32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(acc: __m512, w: __m512i, x: u32) -> __m512 {
+        // SAFETY: see above; the bf16 instruction runs only when it was detected.
+        unsafe {
+            if BF16 {
+                let x = _mm512_set1_epi32(x as i32);
+                _mm512_dpbf16_ps(acc, std::mem::transmute(w), std::mem::transmute(x))
+            } else {
+                let even = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(w));
+                let high = _mm512_set1_epi32(0xffff_0000u32 as i32);
+                let odd = _mm512_castsi512_ps(_mm512_and_si512(w, high));
+                let acc = Self::fma(even, Self::splat(f32::from_bits(x << 16)), acc);
+                Self::fma(odd, Self::splat(f32::from_bits(x & 0xffff_0000)), acc)
+            }
+        }
+    }
+}

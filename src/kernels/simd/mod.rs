@@ -1,0 +1,163 @@
+//! Sixteen `f32` lanes, whatever the machine: the one vector type that all kernels are written for.
+//!
+//! The lane count is the same everywhere and reductions follow one fixed tree, so a kernel does the
+//! same arithmetic on every instruction set that has a fused multiply-add.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+
+use half::{bf16, f16};
+
+use super::isa::Isa;
+
+/// Lanes of a vector.
+pub(super) const LANES: usize = 16;
+
+/// The operations of one instruction set.
+///
+/// # Safety
+/// All functions need the instruction set to be present, which [`dispatch`] makes sure of, and to be
+/// inlined into a function compiled for it. Loads read, and stores write, sixteen elements at the
+/// pointer unless said otherwise; pointers need no alignment beyond their type's.
+pub(super) trait Simd: Copy + 'static {
+    /// Sixteen `f32`.
+    type F: Copy;
+    /// Sixteen pairs of `bf16`.
+    type Pairs: Copy;
+
+    /// How many rows a matrix micro-kernel holds in registers, with two panels of sixteen columns
+    /// (`WIDE`) or one.
+    const MAX_ROWS: usize;
+    /// Whether there are 32 registers of a whole vector each.
+    const WIDE: bool;
+
+    unsafe fn splat(x: f32) -> Self::F;
+    unsafe fn load(p: *const f32) -> Self::F;
+    unsafe fn store(p: *mut f32, v: Self::F);
+    unsafe fn load_f16(p: *const f16) -> Self::F;
+    unsafe fn load_bf16(p: *const bf16) -> Self::F;
+    /// Rounds to nearest even; values beyond the range of `f16` become its largest.
+    unsafe fn store_f16(p: *mut f16, v: Self::F);
+    /// Rounds to nearest even.
+    unsafe fn store_bf16(p: *mut bf16, v: Self::F);
+    /// The first (`even`) and second (`odd`) numbers of sixteen pairs.
+    unsafe fn split_pairs(p: *const u32) -> (Self::F, Self::F);
+
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger; `b` where one of them is not a number.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller; `b` where one of them is not a number.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// To the nearest whole number, ties to even.
+    unsafe fn round(a: Self::F) -> Self::F;
+    /// `a · 2^n` for whole `n` from -126 to 127.
+    unsafe fn scale_by_power(a: Self::F, n: Self::F) -> Self::F;
+    /// `a` where `x >= limit` or `x` is not a number, else 0.
+    unsafe fn zero_below(a: Self::F, x: Self::F, limit: f32) -> Self::F;
+
+    /// Loads sixteen pairs for [`Self::dot_pairs`].
+    unsafe fn load_pairs(p: *const u32) -> Self::Pairs;
+    /// `acc + even(w)·even(x) + odd(w)·odd(x)` with one pair `x` for all lanes.
+    unsafe fn dot_pairs(acc: Self::F, w: Self::Pairs, x: u32) -> Self::F;
+
+    /// The sum of all lanes, by halves: lane i with lane i+8, then i+4, i+2, i+1.
+    #[inline(always)]
+    unsafe fn sum(v: Self::F) -> f32 {
+        let mut lanes = [0.0f32; LANES];
+        // SAFETY: the array has sixteen elements.
+        unsafe { Self::store(lanes.as_mut_ptr(), v) };
+        let mut width = LANES / 2;
+        while width > 0 {
+            for lane in 0..width {
+                lanes[lane] += lanes[lane + width];
+            }
+            width /= 2;
+        }
+        lanes[0]
+    }
+
+    /// The largest lane.
+    #[inline(always)]
+    unsafe fn max_lane(v: Self::F) -> f32 {
+        let mut lanes = [0.0f32; LANES];
+        // SAFETY: the array has sixteen elements.
+        unsafe { Self::store(lanes.as_mut_ptr(), v) };
+        lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    /// `e^x`, relative error below 2e-7; exactly 0 below -87.3 (so also at minus infinity).
+    ///
+    /// `x = n·ln 2 + r` with the two-part constant of Cody and Waite, and the polynomial for `e^r`
+    /// of Cephes' `expf` (Moshier).
+    #[inline(always)]
+    unsafe fn exp(x: Self::F) -> Self::F {
+        const LOWEST: f32 = -87.3;
+        // SAFETY: the caller's promises are this function's own.
+        unsafe {
+            // In this operand order a NaN passes.
+            let clamped = Self::min(Self::splat(88.0), Self::max(Self::splat(LOWEST), x));
+            let n = Self::round(Self::mul(clamped, Self::splat(std::f32::consts::LOG2_E)));
+            let r = Self::fma(n, Self::splat(-0.693_359_4), clamped);
+            let r = Self::fma(n, Self::splat(2.121_944_4e-4), r);
+            let mut p = Self::splat(1.987_569_1e-4);
+            p = Self::fma(p, r, Self::splat(1.398_199_9e-3));
+            p = Self::fma(p, r, Self::splat(8.333_452e-3));
+            p = Self::fma(p, r, Self::splat(4.166_579_6e-2));
+            p = Self::fma(p, r, Self::splat(1.666_666_5e-1));
+            p = Self::fma(p, r, Self::splat(5.0e-1));
+            let p = Self::fma(Self::mul(r, r), p, Self::add(r, Self::splat(1.0)));
+            Self::zero_below(Self::scale_by_power(p, n), x, LOWEST)
+        }
+    }
+}
+
+/// A piece of work written over [`Simd`].
+pub(super) trait SimdTask {
+    type Output;
+    /// Must be `#[inline(always)]`, and so must everything generic that it calls.
+    ///
+    /// # Safety
+    /// `S` is present on this machine, and what the task's own documentation says.
+    unsafe fn run<S: Simd>(self) -> Self::Output;
+}
+
+/// Runs `task` compiled for `isa`.
+///
+/// # Safety
+/// `isa` is one of [`Isa::available`], and what the task itself asks for.
+pub(super) unsafe fn dispatch<T: SimdTask>(isa: Isa, task: T) -> T::Output {
+    // SAFETY: promised by the caller.
+    unsafe {
+        match isa {
+            Isa::Scalar => task.run::<scalar::Scalar>(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::run(task),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::run(task),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => avx512::run_bf16(task),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::run(task),
+        }
+    }
+}
+
+/// Rounds to nearest even within the range of `f16`: larger values become its largest.
+#[inline(always)]
+pub(super) fn saturating_f16(x: f32) -> f16 {
+    f16::from_f32(if x.is_nan() {
+        x
+    } else {
+        x.clamp(-65504.0, 65504.0)
+    })
+}
