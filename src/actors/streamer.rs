@@ -5,6 +5,8 @@
 //! lives on the thread of the connection, so that the answer needs no lock. Its timers end with it.
 
 pub mod decoder;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::cell::RefCell;

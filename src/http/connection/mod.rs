@@ -34,7 +34,7 @@ use framing::{Place, ResponseFraming};
 /// What every response of this server begins with, whatever its status.
 const HEAD_START: &[u8] = b"HTTP/1.";
 /// Zeros in front of one chunk size. Some parsers take no more than 16 digits.
-const ZEROS_A_GAP: u8 = 6;
+const ZEROS_A_GAP: usize = 6;
 /// First and longest delay between looking for a reset.
 const CHECK_DELAYS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 /// First and longest delay between probes.
@@ -144,7 +144,7 @@ struct Watch {
     check_delay: Duration,
     next_probe: Instant,
     probe_delay: Duration,
-    zeros: u8,
+    zeros: usize,
 }
 
 impl Watch {
@@ -248,21 +248,16 @@ impl WatchedStream {
         {
             return Ok(());
         }
-        match self.framing.place() {
-            Place::BeforeHead => {
-                let Some(&byte) = HEAD_START.get(self.sent_ahead) else {
-                    return Ok(());
-                };
-                if write_byte(&mut self.io, cx, byte)? {
-                    self.sent_ahead += 1;
-                }
-            }
-            Place::BetweenChunks if watch.zeros < ZEROS_A_GAP => {
-                if write_byte(&mut self.io, cx, b'0')? {
-                    watch.zeros += 1;
-                }
-            }
-            _ => {}
+        let (byte, count) = match self.framing.place() {
+            Place::BeforeHead => match HEAD_START.get(self.sent_ahead) {
+                Some(&byte) => (byte, &mut self.sent_ahead),
+                None => return Ok(()),
+            },
+            Place::BetweenChunks if watch.zeros < ZEROS_A_GAP => (b'0', &mut watch.zeros),
+            _ => return Ok(()),
+        };
+        if write_byte(&mut self.io, cx, byte)? {
+            *count += 1;
         }
         Ok(())
     }

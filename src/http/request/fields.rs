@@ -113,10 +113,6 @@ impl<'a> Fields<'a> {
         })
     }
 
-    pub fn len(&self) -> usize {
-        self.map.len()
-    }
-
     /// The JSON object itself.
     pub fn map(&self) -> &'a Map<String, Value> {
         self.map

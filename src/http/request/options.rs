@@ -192,12 +192,12 @@ fn seed(field: &Field<'_>) -> Result<u64, ApiError> {
 }
 
 fn logit_bias(bias: &Fields<'_>) -> Result<BTreeMap<TokenId, f32>, ApiError> {
-    if bias.len() > limits::LOGIT_BIAS {
+    if bias.map().len() > limits::LOGIT_BIAS {
         return Err(ApiError::invalid(
             "logit_bias",
             format!(
                 "has {} entries; at most {} are accepted",
-                bias.len(),
+                bias.map().len(),
                 limits::LOGIT_BIAS
             ),
         ));
