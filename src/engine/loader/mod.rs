@@ -16,6 +16,9 @@ mod safetensors;
 mod source;
 mod text;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -59,7 +59,7 @@ impl ModelSource {
     }
 }
 
-fn has_gguf_extension(path: &Path) -> bool {
+pub(crate) fn has_gguf_extension(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }

@@ -70,6 +70,8 @@ pub(crate) fn parse_tokenizer(file: &str, bytes: &[u8]) -> Result<Tokenizer, Loa
         file: file.to_owned(),
         message,
     };
+    serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
+        .map_err(|cause| unreadable(cause.to_string()))?;
     // The tokenizers crate panics on some inconsistent files; for a user that is an unreadable file.
     let mut tokenizer = catch_unwind(AssertUnwindSafe(|| Tokenizer::from_bytes(bytes)))
         .map_err(|_| unreadable("it contradicts itself".to_owned()))?

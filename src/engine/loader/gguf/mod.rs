@@ -1,11 +1,44 @@
-//! Models in one GGUF file.
+//! Models in one GGUF file: weights, hyperparameters, tokenizer and chat template.
+
+mod config;
+mod element;
+mod pretokenizer;
+mod reader;
+mod tokenizer;
+mod weights;
 
 use std::path::Path;
 
-use super::Parts;
+use super::bytes::FileBytes;
+use super::config::ModelConfig;
 use super::error::LoadError;
+use super::{Parts, Weights};
+use reader::GgufFile;
+use weights::GgufWeights;
 
-/// Opens a GGUF file.
+/// Maps and opens a GGUF file.
 pub(crate) fn load(path: &Path) -> Result<Parts, LoadError> {
-    Err(LoadError::unsupported(&path.display().to_string(), "GGUF"))
+    let file = GgufFile::parse(path.display().to_string(), FileBytes::open(path)?)?;
+    let mut config = ModelConfig::from_gguf(&file)?;
+    let (text, end_tokens) = tokenizer::read_text(&file)?;
+    config.add_end_tokens(end_tokens);
+    config.validate(file.file())?;
+    let weights: Box<dyn Weights> = Box::new(GgufWeights::new(file, &config));
+    Ok((config, weights, text))
+}
+
+/// The weights of a file that need not be a whole model.
+#[cfg(test)]
+pub(crate) fn open_weights(path: &Path) -> Result<GgufWeights, LoadError> {
+    Ok(GgufWeights::plain(GgufFile::parse(
+        path.display().to_string(),
+        FileBytes::open(path)?,
+    )?))
+}
+
+/// The tokenizer of a file that need not be a whole model.
+#[cfg(test)]
+pub(crate) fn open_tokenizer(path: &Path) -> Result<super::TextAssets, LoadError> {
+    let file = GgufFile::parse(path.display().to_string(), FileBytes::open(path)?)?;
+    Ok(tokenizer::read_text(&file)?.0)
 }

@@ -1,0 +1,41 @@
+//! The loader on real files: the reference checkpoints in both formats, tokenizers, and damaged files.
+
+mod damage;
+mod formats;
+mod tokenizers;
+
+use std::path::PathBuf;
+
+use super::hub::Silent;
+use super::{HubOptions, LoadError, LoadedModel, ModelSource, load, resolve};
+
+pub(super) const CHECKPOINTS: [&str; 3] = ["qwen3", "qwen2", "llama3"];
+
+/// A path under `tests/fixtures`.
+pub(super) fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures")).join(path)
+}
+
+/// Resolves and loads what a user would name by this path.
+pub(super) fn load_path(path: &std::path::Path) -> Result<LoadedModel, LoadError> {
+    let source = ModelSource::parse(path.to_str().expect("a UTF-8 path"))?;
+    load(&resolve(
+        &source,
+        &HubOptions::offline(PathBuf::new()),
+        &Silent,
+    )?)
+}
+
+/// [`load_path`] on a fixture that must load.
+pub(super) fn load_fixture(path: &str) -> LoadedModel {
+    load_path(&fixture(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+#[test]
+fn the_id_is_the_name_of_the_folder_or_file() {
+    assert_eq!(load_fixture("reference/qwen3").id, "qwen3");
+    assert_eq!(
+        load_fixture("reference/qwen3/model-q8_0.gguf").id,
+        "model-q8_0"
+    );
+}
