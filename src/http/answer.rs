@@ -45,22 +45,30 @@ pub struct Answer {
     record: RequestRecord,
     /// None when the answer is complete, has failed or is wanted no more.
     delivery: Option<Delivery>,
+    /// Texts of streams are kept, too, to be logged.
+    log_content: bool,
     choices: Vec<Choice>,
     streamers: Vec<WeakAddr<Streamer>>,
 }
 
 #[derive(Default)]
 struct Choice {
-    /// Stays empty in streams.
+    /// Stays empty in streams, unless it is to be logged.
     text: ChoiceText,
     ended: Option<(WireFinish, Usage)>,
 }
 
 impl Answer {
-    pub fn new(record: RequestRecord, delivery: Delivery, choices: usize) -> Rc<RefCell<Self>> {
+    pub fn new(
+        record: RequestRecord,
+        delivery: Delivery,
+        choices: usize,
+        log_content: bool,
+    ) -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
             record,
             delivery: Some(delivery),
+            log_content,
             choices: std::iter::repeat_with(Choice::default)
                 .take(choices)
                 .collect(),
@@ -82,7 +90,10 @@ impl Answer {
     pub fn delta(&mut self, choice: usize, delta: ChoiceDelta) {
         match &self.delivery {
             Some(Delivery::Stream { outbox, .. }) => {
-                outbox.borrow_mut().push(Piece::Delta { choice, delta })
+                if self.log_content {
+                    self.choices[choice].text.push(delta.clone());
+                }
+                outbox.borrow_mut().push(Piece::Delta { choice, delta });
             }
             Some(Delivery::Whole { .. }) => self.choices[choice].text.push(delta),
             None => {}
@@ -133,6 +144,12 @@ impl Answer {
                 WireFinish::ToolCalls => outcome = Outcome::ToolCalls,
             }
             choices.push((choice.text, finish));
+        }
+        if self.log_content {
+            let request_id = self.record.request_id();
+            for (text, _) in &choices {
+                tracing::info!(%request_id, completion = %text.plain(), "completion");
+            }
         }
         match self.delivery.take() {
             Some(Delivery::Stream { outbox, options }) => {

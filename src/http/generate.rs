@@ -64,7 +64,10 @@ async fn handle(
     arrival.logged.set(true);
     let metrics = Arc::clone(&shared.state.metrics);
     let mut record = RequestRecord::new(endpoint, arrival.request_id, arrival.at, metrics);
-    match understand(endpoint, &request, &mut payload, &shared, &mut record).await {
+    let deadline = (arrival.at + shared.options.request_timeout).into();
+    let understood = understand(endpoint, &request, &mut payload, &shared, &mut record);
+    let understood = tokio::time::timeout_at(deadline, understood).await;
+    match understood.unwrap_or(Err(ApiError::DeadlineExceeded)) {
         Ok(job) => generate(job, &request, &shared, record).await,
         Err(error) => {
             record.reject(&error);
@@ -192,7 +195,12 @@ async fn generate(
         receiver = Some(reading);
         Delivery::Whole { envelope, reply }
     };
-    let answer = Answer::new(record, delivery, job.sequences.len());
+    let answer = Answer::new(
+        record,
+        delivery,
+        job.sequences.len(),
+        shared.options.log_content,
+    );
     let setting = Setting {
         answer: Rc::clone(&answer),
         request_id,

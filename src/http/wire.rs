@@ -211,6 +211,20 @@ impl ChoiceText {
         }
     }
 
+    /// All of it as text, for logs.
+    pub fn plain(&self) -> String {
+        let calls = self
+            .tool_calls
+            .iter()
+            .map(|call| format!("{}({})", call.name, call.arguments));
+        let parts = [self.reasoning.clone(), self.content.clone()];
+        let parts = parts
+            .into_iter()
+            .chain(calls)
+            .filter(|part| !part.is_empty());
+        parts.collect::<Vec<_>>().join("\n")
+    }
+
     fn to_json(&self, form: Form, index: usize, finish: WireFinish) -> Value {
         if form == Form::Text {
             return json!({"index": index, "text": self.content, "logprobs": null, "finish_reason": finish});

@@ -100,7 +100,7 @@ impl Stage {
             }
         };
         let choices = setup.choices.unwrap_or(1);
-        let answer = Answer::new(record, delivery, choices);
+        let answer = Answer::new(record, delivery, choices, false);
         let start = |choice| {
             answer.borrow_mut().delta(choice, ChoiceDelta::Role);
             let parser = format.output_parser(&ParserOptions {
