@@ -31,6 +31,7 @@ use self::loading::{ModelError, StartedModel, engine_facts};
 use self::occupancy::{Command, Occupancy, Place};
 use super::messages as scheduling;
 use super::scheduler::Scheduler;
+use crate::engine::loader::RecommendedSampling;
 use crate::engine::{EngineInfo, EngineStopped};
 use crate::prompt::PromptFormat;
 use crate::telemetry::{Metrics, ModelFacts};
@@ -50,6 +51,8 @@ pub struct ServedModel {
     pub prompt: Arc<PromptFormat>,
     pub scheduler: Addr<Scheduler>,
     pub engine: EngineInfo,
+    /// What the model's files recommend for requests that leave sampling open.
+    pub sampling: RecommendedSampling,
 }
 
 impl ServedModel {
@@ -205,6 +208,7 @@ impl ModelManager {
             info,
             outputs,
             prompt,
+            sampling,
         } = started;
         let scheduler = Scheduler::start(
             Box::new(engine),
@@ -243,6 +247,7 @@ impl ModelManager {
             prompt: Arc::new(prompt),
             scheduler,
             engine: info,
+            sampling,
         });
         self.context_windows.insert(model, context_window);
         self.failure = None;

@@ -285,7 +285,7 @@ async fn start(job: Job, setting: &Setting, shared: &Shared) -> Result<Presence,
         .start();
         let mut sampling = options
             .sampling
-            .resolve(&shared.options.sampling, seed.wrapping_add(choice as u64));
+            .resolve(&job.lease.sampling, seed.wrapping_add(choice as u64));
         if let Some((token, bias)) = prepared.forbidden {
             sampling.logit_bias.entry(token).or_insert(bias);
         }

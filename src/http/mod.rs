@@ -24,5 +24,4 @@ pub mod wire;
 
 pub use context::AppState;
 pub use options::HttpOptions;
-pub use request::options::SamplingDefaults;
 pub use server::{HttpServer, serve};

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use super::request::options::SamplingDefaults;
-
 /// Bounds and behaviour of the HTTP server. The defaults are the configuration's.
 #[derive(Debug, Clone)]
 pub struct HttpOptions {
@@ -37,8 +35,6 @@ pub struct HttpOptions {
     pub usage_on_final_chunk: bool,
     /// Prompts and completions may be logged.
     pub log_content: bool,
-    /// For what a request leaves open.
-    pub sampling: SamplingDefaults,
 }
 
 impl Default for HttpOptions {
@@ -59,7 +55,6 @@ impl Default for HttpOptions {
             progress_interval: Duration::from_millis(500),
             usage_on_final_chunk: false,
             log_content: false,
-            sampling: SamplingDefaults::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::catalogue::CatalogueEntry;
 use crate::actors::scheduler::{EngineFacts, EngineOutputs, SchedulerOptions, StepEngine};
 use crate::config::{Auto, Config};
-use crate::engine::loader::{self, HubOptions, LoadError, TextAssets};
+use crate::engine::loader::{self, HubOptions, LoadError, RecommendedSampling, TextAssets};
 use crate::engine::step::StepPlan;
 use crate::engine::{
     EngineError, EngineHandle, EngineInfo, EngineOptions, EngineStopped, EngineThread, KvSize,
@@ -71,6 +71,7 @@ pub struct StartedModel {
     /// Where the engine's outputs go.
     pub outputs: EngineOutputs,
     pub prompt: PromptFormat,
+    pub sampling: RecommendedSampling,
 }
 
 /// Finds or downloads the files, reads them, starts the engine. Blocks for as long as that takes.
@@ -87,6 +88,7 @@ pub fn load(
     let model = loader::load(&files)?;
     // First, because a template that does not compile shows in an instant.
     let prompt = PromptFormat::new(prompt_assets(&model.text))?;
+    let sampling = model.sampling;
     let outputs = EngineOutputs::new();
     let to_scheduler = outputs.sink();
     let sink = Box::new(move |output| {
@@ -101,6 +103,7 @@ pub fn load(
         info,
         outputs,
         prompt,
+        sampling,
     })
 }
 

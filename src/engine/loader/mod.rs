@@ -9,6 +9,7 @@ mod config_json;
 mod embedded;
 mod error;
 mod files;
+mod generation;
 mod gguf;
 pub mod hub;
 mod json;
@@ -29,6 +30,7 @@ pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use embedded::EmbeddedModel;
 pub use error::LoadError;
 pub use files::{FileLocation, ModelFiles};
+pub use generation::RecommendedSampling;
 pub use hub::{HubError, HubOptions};
 pub use source::EMBEDDED_NAME;
 pub use text::TextAssets;
@@ -104,6 +106,8 @@ pub struct LoadedModel {
     pub config: ModelConfig,
     pub weights: Box<dyn Weights>,
     pub text: TextAssets,
+    /// For requests that leave sampling open.
+    pub sampling: RecommendedSampling,
 }
 
 /// Finds the files of a model; downloads those that a hub model still lacks. Blocks; not for async workers.
@@ -146,7 +150,7 @@ pub fn resolve(
 /// # Errors
 /// Which file, field or tensor is wrong, and how.
 pub fn load(files: &ModelFiles) -> Result<LoadedModel, LoadError> {
-    let (config, weights, text) = match &files.location {
+    let (config, weights, text, sampling) = match &files.location {
         FileLocation::Embedded(model) => load_folder(Folder::Embedded(model))?,
         FileLocation::Directory(path) => load_folder(Folder::Disk(path))?,
         FileLocation::Gguf(path) => gguf::load(path)?,
@@ -156,26 +160,32 @@ pub fn load(files: &ModelFiles) -> Result<LoadedModel, LoadError> {
         config,
         weights,
         text,
+        sampling,
     })
 }
 
-type Parts = (ModelConfig, Box<dyn Weights>, TextAssets);
+type Parts = (
+    ModelConfig,
+    Box<dyn Weights>,
+    TextAssets,
+    RecommendedSampling,
+);
 
 fn load_folder(folder: Folder<'_>) -> Result<Parts, LoadError> {
     const CONFIG: &str = "config.json";
     const GENERATION_CONFIG: &str = "generation_config.json";
     let bytes = folder.read_required(CONFIG, SMALL_FILE, "it holds the model's hyperparameters")?;
     let mut config = ModelConfig::from_json(&JsonObject::parse(CONFIG, &bytes)?)?;
+    let mut sampling = RecommendedSampling::default();
     if let Some(bytes) = folder.read(GENERATION_CONFIG, SMALL_FILE)? {
-        config.add_end_tokens(config_json::end_tokens(&JsonObject::parse(
-            GENERATION_CONFIG,
-            &bytes,
-        )?)?);
+        let json = JsonObject::parse(GENERATION_CONFIG, &bytes)?;
+        config.add_end_tokens(config_json::end_tokens(&json)?);
+        sampling = RecommendedSampling::from_json(&json)?;
         config.validate(GENERATION_CONFIG)?;
     }
     let text = TextAssets::read(folder)?;
     config.add_end_tokens(text.end_token());
     config.validate("tokenizer_config.json")?;
     let weights = SafetensorsWeights::open(folder)?;
-    Ok((config, Box::new(weights), text))
+    Ok((config, Box::new(weights), text, sampling))
 }

@@ -6,33 +6,12 @@ use serde_json::Value;
 
 use super::fields::{Field, Fields};
 use super::limits;
+use crate::engine::loader::RecommendedSampling;
 use crate::engine::sampler::SamplingParameters;
 use crate::http::error::ApiError;
 use crate::ids::TokenId;
 
-/// What a request leaves to the server.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SamplingDefaults {
-    pub temperature: f32,
-    pub top_p: f32,
-    pub top_k: usize,
-    pub min_p: f32,
-    pub repetition_penalty: f32,
-}
-
-impl Default for SamplingDefaults {
-    fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-        }
-    }
-}
-
-/// How to sample, as asked; what was not asked is filled in from [`SamplingDefaults`].
+/// How to sample, as asked; what was not asked is as the model recommends, or as OpenAI's API has it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RequestedSampling {
     pub temperature: Option<f32>,
@@ -47,20 +26,21 @@ pub struct RequestedSampling {
 }
 
 impl RequestedSampling {
-    /// Complete parameters; a request without a seed gets `seed`.
-    pub fn resolve(&self, defaults: &SamplingDefaults, seed: u64) -> SamplingParameters {
+    /// Complete parameters for a sequence with this seed.
+    pub fn resolve(&self, model: &RecommendedSampling, seed: u64) -> SamplingParameters {
         SamplingParameters {
-            temperature: self.temperature.unwrap_or(defaults.temperature),
-            top_k: self.top_k.unwrap_or(defaults.top_k),
-            top_p: self.top_p.unwrap_or(defaults.top_p),
-            min_p: self.min_p.unwrap_or(defaults.min_p),
+            temperature: self.temperature.or(model.temperature).unwrap_or(1.0),
+            top_k: self.top_k.or(model.top_k).unwrap_or(0),
+            top_p: self.top_p.or(model.top_p).unwrap_or(1.0),
+            min_p: self.min_p.or(model.min_p).unwrap_or(0.0),
             repetition_penalty: self
                 .repetition_penalty
-                .unwrap_or(defaults.repetition_penalty),
+                .or(model.repetition_penalty)
+                .unwrap_or(1.0),
             frequency_penalty: self.frequency_penalty,
             presence_penalty: self.presence_penalty,
             logit_bias: self.logit_bias.clone(),
-            seed: self.seed.unwrap_or(seed),
+            seed,
         }
     }
 }

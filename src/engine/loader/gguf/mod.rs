@@ -12,7 +12,7 @@ use std::path::Path;
 use super::bytes::FileBytes;
 use super::config::ModelConfig;
 use super::error::LoadError;
-use super::{Parts, Weights};
+use super::{Parts, RecommendedSampling, Weights};
 use reader::GgufFile;
 use weights::GgufWeights;
 
@@ -24,7 +24,8 @@ pub(crate) fn load(path: &Path) -> Result<Parts, LoadError> {
     config.add_end_tokens(end_tokens);
     config.validate(file.file())?;
     let weights: Box<dyn Weights> = Box::new(GgufWeights::new(file, &config));
-    Ok((config, weights, text))
+    // The format has no place for recommended sampling.
+    Ok((config, weights, text, RecommendedSampling::default()))
 }
 
 /// The weights of a file that need not be a whole model.
