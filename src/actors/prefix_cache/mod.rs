@@ -5,6 +5,8 @@
 
 mod block_pool;
 mod ledger;
+#[cfg(test)]
+mod model_test;
 mod radix_tree;
 
 use std::sync::Arc;

@@ -15,6 +15,8 @@ mod pace;
 mod policy;
 mod sequence;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Display;
 use std::sync::{Arc, OnceLock};

@@ -166,6 +166,7 @@ impl<E: EventSink> WaitingSequence<E> {
 
     /// As [`Sequence::take_token`], of a row that was in flight when it was preempted.
     pub fn take_token(&mut self, sampled: SampledToken) -> Option<Finished> {
+        self.sequence.report_prefill(self.tokens.len());
         let finished = self.sequence.take_token(sampled);
         self.tokens = self.sequence.tokens();
         finished
