@@ -1,7 +1,7 @@
 //! The actors themselves, over the fake engine on a thread of its own.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,8 @@ struct FakeThread {
 }
 
 impl FakeThread {
-    /// While `gate` is locked the engine computes nothing.
-    fn start(outputs: &EngineOutputs, gate: Arc<Mutex<()>>, dies_at: Option<u64>) -> Self {
+    /// The engine computes nothing until the other end of `gate` is dropped.
+    fn start(outputs: &EngineOutputs, gate: Receiver<()>, dies_at: Option<u64>) -> Self {
         let sink = outputs.sink::<String>();
         let (plans, queue) = channel();
         let thread = std::thread::spawn(move || serve(&queue, &gate, dies_at, sink));
@@ -39,13 +39,13 @@ impl FakeThread {
 
 fn serve(
     queue: &Receiver<StepPlan>,
-    gate: &Mutex<()>,
+    gate: &Receiver<()>,
     dies_at: Option<u64>,
     sink: impl Fn(Result<StepOutput, String>),
 ) {
     let mut engine = FakeEngine::new(BLOCKS, BLOCK_SIZE);
     while let Ok(plan) = queue.recv() {
-        let _open = gate.lock();
+        let _ = gate.recv();
         if dies_at == Some(plan.number) {
             return sink(Err("it panicked".to_owned()));
         }
@@ -84,14 +84,19 @@ const BLOCK_SIZE: usize = 4;
 
 struct Server {
     scheduler: Addr<Scheduler>,
-    gate: Arc<Mutex<()>>,
 }
 
 impl Server {
+    /// A server whose engine dies at the plan of this number, if any.
     fn start(dies_at: Option<u64>) -> Self {
+        Self::shut(dies_at).0
+    }
+
+    /// A server whose engine computes nothing until the sender is dropped.
+    fn shut(dies_at: Option<u64>) -> (Self, Sender<()>) {
         let outputs = EngineOutputs::new();
-        let gate = Arc::new(Mutex::new(()));
-        let engine = FakeThread::start(&outputs, gate.clone(), dies_at);
+        let (gate, shut) = channel();
+        let engine = FakeThread::start(&outputs, shut, dies_at);
         let facts = EngineFacts {
             block_size: BLOCK_SIZE,
             block_count: BLOCKS,
@@ -103,7 +108,7 @@ impl Server {
         };
         let metrics = Arc::new(Metrics::new());
         let scheduler = Scheduler::start(Box::new(engine), &outputs, facts, options, metrics);
-        Self { scheduler, gate }
+        (Self { scheduler }, gate)
     }
 
     async fn submit(
@@ -218,8 +223,7 @@ async fn a_cancelled_client_frees_its_blocks_and_leaves_them_in_the_cache() {
 
 #[actix::test]
 async fn deadlines_come_while_the_engine_computes() {
-    let server = Server::start(None);
-    let shut = server.gate.lock().unwrap();
+    let (server, gate) = Server::shut(None);
     let running = server
         .submit(&prompt(), 9, Duration::from_millis(5))
         .await
@@ -231,7 +235,7 @@ async fn deadlines_come_while_the_engine_computes() {
     let failed = GenerationEvent::Failed(GenerationFailure::DeadlineExceeded);
     assert_eq!(running.finish().await.1, failed);
     assert_eq!(waiting.finish().await.1, failed);
-    drop(shut);
+    drop(gate);
     server.settle().await;
 }
 
@@ -256,8 +260,7 @@ async fn draining_finishes_what_runs_and_refuses_the_rest() {
 
 #[actix::test]
 async fn what_is_not_finished_at_the_drain_deadline_is_cut() {
-    let server = Server::start(None);
-    let shut = server.gate.lock().unwrap();
+    let (server, gate) = Server::shut(None);
     let client = server.submit(&prompt(), 30, LONG).await.unwrap();
     let drained = server.scheduler.send(Drain {
         deadline: Instant::now(),
@@ -265,7 +268,7 @@ async fn what_is_not_finished_at_the_drain_deadline_is_cut() {
     let (last, ()) = tokio::join!(
         async {
             let (_, last) = client.finish().await;
-            drop(shut);
+            drop(gate);
             last
         },
         async { drained.await.unwrap() }
