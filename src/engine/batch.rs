@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::ids::BlockId;
+use crate::kernels::KvSlot;
 
 /// The rows of one sequence within a [`RaggedBatch`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,10 +27,10 @@ pub struct RaggedBatch {
     pub tokens: Vec<u32>,
     /// The absolute position of each row.
     pub positions: Vec<u32>,
-    /// Where each row's keys and values go: `block * block_size + offset`.
-    pub slots: Vec<usize>,
+    /// Where each row's keys and values go.
+    pub slots: Vec<KvSlot>,
     /// The block tables of all spans, one after another.
-    pub tables: Vec<u32>,
+    pub tables: Vec<BlockId>,
     pub spans: Vec<Span>,
 }
 
@@ -55,7 +56,7 @@ impl RaggedBatch {
     }
 
     /// The block table of `span`.
-    pub fn table(&self, span: &Span) -> &[u32] {
+    pub fn table(&self, span: &Span) -> &[BlockId] {
         &self.tables[span.table.clone()]
     }
 
@@ -73,13 +74,14 @@ impl RaggedBatch {
         self.tokens.extend(tokens);
         for position in start..start + rows {
             self.positions.push(position as u32);
-            let block = table[position / block_size].0 as usize;
-            self.slots.push(block * block_size + position % block_size);
+            self.slots.push(KvSlot {
+                block: table[position / block_size],
+                slot: (position % block_size) as u32,
+            });
         }
         let blocks = (start + rows).div_ceil(block_size);
         let first_block = self.tables.len();
-        self.tables
-            .extend(table[..blocks].iter().map(|block| block.0));
+        self.tables.extend_from_slice(&table[..blocks]);
         self.spans.push(Span {
             first_row,
             rows,
@@ -120,19 +122,17 @@ mod tests {
         batch.push([7, 8, 9].into_iter(), 3, &table, 4, true);
         batch.push([1].into_iter(), 0, &[BlockId(3)], 4, false);
         assert_eq!(batch.positions, [3, 4, 5, 0]);
-        assert_eq!(batch.slots, [23, 8, 9, 12]);
-        assert_eq!(batch.table(&batch.spans[0]), [5, 2]);
-        assert_eq!(batch.table(&batch.spans[1]), [3]);
+        let slot = |block, slot| KvSlot { block: BlockId(block), slot };
+        assert_eq!(batch.slots, [slot(5, 3), slot(2, 0), slot(2, 1), slot(3, 0)]);
+        assert_eq!(batch.table(&batch.spans[0]), [BlockId(5), BlockId(2)]);
+        assert_eq!(batch.table(&batch.spans[1]), [BlockId(3)]);
         assert_eq!(batch.sampled_rows().collect::<Vec<_>>(), [2]);
 
         let mut last = RaggedBatch::default();
         last.keep_sampled(&batch);
-        assert_eq!(last.rows(), 1);
-        assert_eq!(
-            (last.tokens[0], last.positions[0], last.slots[0]),
-            (9, 5, 9)
-        );
-        assert_eq!(last.table(&last.spans[0]), [5, 2]);
+        assert_eq!((last.rows(), last.tokens[0], last.positions[0]), (1, 9, 5));
+        assert_eq!(last.slots, [slot(2, 1)]);
+        assert_eq!(last.table(&last.spans[0]), [BlockId(5), BlockId(2)]);
         assert_eq!(last.spans[0].start, 5);
     }
 }

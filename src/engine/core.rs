@@ -1,7 +1,7 @@
 //! The engine proper: sequence states, one forward pass a plan, sampling. Runs on the caller's thread;
 //! [`super::thread`] gives it one of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -9,6 +9,7 @@ use super::batch::RaggedBatch;
 use super::blocks::KvPoolSize;
 use super::error::EngineError;
 use super::executor::Executor;
+use super::executor::cpu::CpuExecutor;
 use super::executor::portable::PortableExecutor;
 use super::loader::{ModelConfig, Weights};
 use super::models;
@@ -76,6 +77,8 @@ pub struct Engine {
     batch: RaggedBatch,
     /// The sequence of each span of `batch`.
     members: Vec<SequenceId>,
+    /// The blocks that the batch writes: two rows must never write the same place.
+    written: HashSet<BlockId>,
     logits: Vec<f32>,
     scratch: SamplingScratch,
 }
@@ -98,7 +101,7 @@ impl Engine {
         }
         description.validate()?;
         let size = KvPoolSize::choose(&description, options)?;
-        let info = EngineInfo {
+        let mut info = EngineInfo {
             block_size: size.block_size,
             block_count: size.blocks,
             kv_bytes: size.bytes(),
@@ -109,24 +112,24 @@ impl Engine {
             kv_dtype: options.kv_dtype,
             attention: AttentionKind::Portable,
         };
-        let executor = Box::new(PortableExecutor::new(
-            description,
-            weights,
-            size,
-            options.kv_dtype,
-            device,
-        )?);
+        let executor: Box<dyn Executor> = if device.is_cpu() {
+            info.attention = options.attention;
+            Box::new(CpuExecutor::new(description, weights, size, options)?)
+        } else {
+            Box::new(PortableExecutor::new(description, weights, size, options.kv_dtype, device)?)
+        };
         Self::with_executor(executor, info)
     }
 
     /// An engine over `executor`, warmed up.
-    fn with_executor(executor: Box<dyn Executor>, info: EngineInfo) -> Result<Self, EngineError> {
+    pub(super) fn with_executor(executor: Box<dyn Executor>, info: EngineInfo) -> Result<Self, EngineError> {
         let mut engine = Self {
             executor,
             info,
             sequences: HashMap::new(),
             batch: RaggedBatch::default(),
             members: Vec::new(),
+            written: HashSet::new(),
             logits: Vec::new(),
             scratch: SamplingScratch::default(),
         };
@@ -194,6 +197,7 @@ impl Engine {
         let spoiled = self.copy_blocks(&plan.copies);
         self.batch.clear();
         self.members.clear();
+        self.written.clear();
         for rows in plan.rows {
             let sequence = rows.sequence;
             if let Err(reason) = self.add_rows(rows, &spoiled) {
@@ -297,6 +301,12 @@ impl Engine {
                 "token {} is not in the vocabulary of {}",
                 token.0, self.info.vocabulary
             ));
+        }
+        let block_size = self.info.block_size;
+        for &block in &state.blocks[start / block_size..end.div_ceil(block_size)] {
+            if !self.written.insert(block) {
+                return Err(format!("block {} would be written twice in one step", block.0));
+            }
         }
         let tokens = tokens.iter().map(|token| token.0);
         self.batch

@@ -28,6 +28,9 @@ pub enum EngineError {
     /// A tensor operation failed.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// A CPU kernel could not be built or run.
+    #[error(transparent)]
+    Kernel(#[from] crate::kernels::KernelError),
     /// The engine's thread could not be started or ended before it was ready.
     #[error("the engine thread failed: {0}")]
     Thread(String),

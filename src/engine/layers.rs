@@ -5,10 +5,7 @@
 //! each head, rotary frequencies, tied embeddings. [`Decoder::build`] reads the weights by their
 //! Hugging Face names and hands them to a [`WeightBackend`], which packs them for its device.
 
-use candle_core::quantized::{QStorage, QTensor};
-use candle_core::{DType, Device, Tensor};
-use std::borrow::Cow;
-use std::sync::Arc;
+use candle_core::{DType, Device};
 
 use super::error::EngineError;
 use super::loader::{Weight, Weights};
@@ -93,47 +90,41 @@ impl DecoderDescription {
 
 /// Packs weights for one executor.
 pub trait WeightBackend {
-    /// A matrix `[out, in]` that rows of activations are multiplied with.
-    type Matrix;
+    /// What rows of activations `[rows, in]` become rows `[rows, out]` with.
+    type Linear;
     /// A matrix whose rows are looked up.
     type Embedding;
     /// A vector of f32, e.g. a norm's weight.
     type Vector;
 
-    fn matrix(&self, weight: Weight) -> Result<Self::Matrix, EngineError>;
+    /// Projections `[out, in]` of the same input, whose outputs come to stand side by side, with one bias
+    /// over all of them. There is at least one.
+    fn linear(
+        &self,
+        parts: Vec<Weight>,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Self::Linear, EngineError>;
+
     fn embedding(&self, weight: Weight) -> Result<Self::Embedding, EngineError>;
+
+    /// The embedding matrix as the LM head, sharing its memory.
+    fn tied_head(&self, embedding: &Self::Embedding) -> Result<Self::Linear, EngineError>;
+
     fn vector(&self, values: Vec<f32>) -> Result<Self::Vector, EngineError>;
-}
-
-/// `rows x in` to `rows x out`, with the outputs of several projections of the same input side by side.
-pub struct Linear<B: WeightBackend> {
-    /// Neighbours of the same data type are one matrix.
-    pub parts: Vec<LinearPart<B>>,
-    /// One bias over the outputs of all parts.
-    pub bias: Option<B::Vector>,
-    /// Outputs of all parts together.
-    pub out: usize,
-}
-
-/// A matrix and the columns of the output it fills.
-pub struct LinearPart<B: WeightBackend> {
-    pub matrix: B::Matrix,
-    pub offset: usize,
-    pub out: usize,
 }
 
 /// One layer's weights.
 pub struct DecoderLayer<B: WeightBackend> {
     pub attention_norm: B::Vector,
     /// Queries, then keys, then values.
-    pub qkv: Linear<B>,
+    pub qkv: B::Linear,
     /// The norms of query and key heads, each of `head_dim`.
     pub head_norms: Option<(B::Vector, B::Vector)>,
-    pub output: Linear<B>,
+    pub output: B::Linear,
     pub mlp_norm: B::Vector,
     /// Gate, then up.
-    pub gate_up: Linear<B>,
-    pub down: Linear<B>,
+    pub gate_up: B::Linear,
+    pub down: B::Linear,
 }
 
 /// A decoder's weights.
@@ -142,7 +133,7 @@ pub struct Decoder<B: WeightBackend> {
     pub embedding: B::Embedding,
     pub layers: Vec<DecoderLayer<B>>,
     pub final_norm: B::Vector,
-    pub head: Linear<B>,
+    pub head: B::Linear,
 }
 
 impl<B: WeightBackend> Decoder<B> {
@@ -160,16 +151,9 @@ impl<B: WeightBackend> Decoder<B> {
         let d = &description;
         let embedding_name = "model.embed_tokens.weight";
         let embedding = weights.get_shaped(embedding_name, &[d.vocabulary, d.hidden])?;
+        let embedding = backend.embedding(embedding)?;
         let head = if d.tied_head {
-            Linear {
-                parts: vec![LinearPart {
-                    matrix: backend.matrix(embedding.clone())?,
-                    offset: 0,
-                    out: d.vocabulary,
-                }],
-                bias: None,
-                out: d.vocabulary,
-            }
+            backend.tied_head(&embedding)?
         } else {
             builder.linear("", &[("lm_head", d.vocabulary)], d.hidden, false)?
         };
@@ -177,7 +161,7 @@ impl<B: WeightBackend> Decoder<B> {
             .map(|index| builder.layer(d, index))
             .collect::<Result<_, _>>()?;
         Ok(Self {
-            embedding: backend.embedding(embedding)?,
+            embedding,
             layers,
             final_norm: builder.vector("model.norm.weight", d.hidden)?,
             head,
@@ -234,14 +218,14 @@ impl<B: WeightBackend> Builder<'_, B> {
         })
     }
 
-    /// Several projections of the same input as one [`Linear`]. `parts` are names and outputs.
+    /// Several projections of the same input as one. `parts` are names and outputs.
     fn linear(
         &self,
         prefix: &str,
         parts: &[(&str, usize)],
         input: usize,
         bias: bool,
-    ) -> Result<Linear<B>, EngineError> {
+    ) -> Result<B::Linear, EngineError> {
         let mut weights = Vec::with_capacity(parts.len());
         let mut biases = Vec::new();
         for &(name, out) in parts {
@@ -251,27 +235,7 @@ impl<B: WeightBackend> Builder<'_, B> {
                 biases.extend(self.values(&format!("{prefix}{name}.bias"), out)?);
             }
         }
-        let mut offset = 0;
-        let mut packed = Vec::new();
-        for group in weights.chunk_by(|a, b| data_type(a) == data_type(b)) {
-            let weight = stack(group)?;
-            let out = weight.dims()[0];
-            packed.push(LinearPart {
-                matrix: self.backend.matrix(weight)?,
-                offset,
-                out,
-            });
-            offset += out;
-        }
-        Ok(Linear {
-            parts: packed,
-            bias: if bias {
-                Some(self.backend.vector(biases)?)
-            } else {
-                None
-            },
-            out: offset,
-        })
+        self.backend.linear(weights, bias.then_some(biases))
     }
 
     fn vector(&self, name: &str, length: usize) -> Result<B::Vector, EngineError> {
@@ -285,49 +249,4 @@ impl<B: WeightBackend> Builder<'_, B> {
         };
         Ok(tensor.to_dtype(DType::F32)?.to_vec1()?)
     }
-}
-
-/// A data type that tells when two weights can be stacked into one matrix.
-#[derive(PartialEq)]
-enum DataType {
-    Dense(DType),
-    Quantized(candle_core::quantized::GgmlDType),
-}
-
-fn data_type(weight: &Weight) -> DataType {
-    match weight {
-        Weight::Dense(tensor) => DataType::Dense(tensor.dtype()),
-        Weight::Quantized(tensor) => DataType::Quantized(tensor.dtype()),
-    }
-}
-
-/// Matrices of one data type and input width, one below the other.
-fn stack(weights: &[Weight]) -> Result<Weight, EngineError> {
-    if let [weight] = weights {
-        return Ok(weight.clone());
-    }
-    let mut dense = Vec::new();
-    let mut quantized = Vec::new();
-    for weight in weights {
-        match weight {
-            Weight::Dense(tensor) => dense.push(tensor),
-            Weight::Quantized(tensor) => quantized.push(tensor),
-        }
-    }
-    if let Some(first) = quantized.first() {
-        // Rows are whole blocks, so stacking rows is joining their bytes.
-        let mut bytes = Vec::new();
-        let mut rows = 0;
-        for tensor in &quantized {
-            bytes.extend_from_slice(&tensor.data()?);
-            rows += tensor.shape().dims()[0];
-        }
-        let storage = QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, first.dtype())?;
-        let input = first.shape().dims()[1];
-        return Ok(Weight::Quantized(Arc::new(QTensor::new(
-            storage,
-            (rows, input),
-        )?)));
-    }
-    Ok(Weight::Dense(Tensor::cat(&dense, 0)?))
 }

@@ -23,6 +23,9 @@ pub mod sampler;
 pub mod step;
 pub mod thread;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::core::{Engine, EngineInfo};
 pub use error::{EngineError, EngineStopped};
 pub use options::{AttentionKind, DeviceChoice, EngineOptions, KvDtype, KvSize};

@@ -186,7 +186,7 @@ pub struct EngineOptions {
     pub kv_size: KvSize,
     /// Tokens a block: a power of two from 1 to 256.
     pub block_size: usize,
-    /// Threads of the CPU kernels; 0 is one for each CPU.
+    /// Threads of the CPU kernels; 0 is one for each physical core.
     pub threads: usize,
     /// Most positions of one sequence; `None` is the model's own context window.
     pub context_window: Option<usize>,
@@ -226,14 +226,6 @@ impl EngineOptions {
             ));
         }
         Ok(())
-    }
-
-    /// The number of threads to use.
-    pub fn thread_count(&self) -> usize {
-        match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        }
     }
 }
 

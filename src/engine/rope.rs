@@ -8,8 +8,8 @@ pub struct RopeTable {
     sines: Vec<f32>,
 }
 
-/// Positions are added this many at a time.
-const GROWTH: usize = 1024;
+/// Fewest positions that are covered at once.
+const LEAST: usize = 1024;
 
 impl RopeTable {
     pub fn new(inverse_frequencies: Vec<f32>) -> Self {
@@ -25,13 +25,14 @@ impl RopeTable {
         self.inverse_frequencies.len()
     }
 
-    /// Makes the table reach `position`. The angle is a product in f32, as in the models' training.
-    pub fn cover(&mut self, position: usize) {
+    /// Makes the table reach `position`, by doubling, and says whether it grew. The angle is a product in
+    /// f32, as in the models' training.
+    pub fn cover(&mut self, position: usize) -> bool {
         let covered = self.cosines.len() / self.width();
         if position < covered {
-            return;
+            return false;
         }
-        let end = (position + 1).next_multiple_of(GROWTH);
+        let end = (position + 1).next_power_of_two().max(LEAST);
         for position in covered..end {
             for frequency in &self.inverse_frequencies {
                 let angle = f64::from(position as f32 * frequency);
@@ -39,6 +40,7 @@ impl RopeTable {
                 self.sines.push(angle.sin() as f32);
             }
         }
+        true
     }
 
     /// The cosines of all covered positions, one position after another.
@@ -59,11 +61,12 @@ mod tests {
     #[test]
     fn grows_without_changing_what_is_there() {
         let mut table = RopeTable::new(vec![1.0, 0.5]);
-        table.cover(3);
+        assert!(table.cover(3));
+        assert!(!table.cover(1023));
         assert_eq!(table.cosines()[2 * 2], 2f32.cos());
         assert_eq!(table.sines()[3 * 2 + 1], 1.5f32.sin());
         let before = table.cosines().to_vec();
-        table.cover(5000);
+        assert!(table.cover(5000));
         assert_eq!(&table.cosines()[..before.len()], before);
         assert!(table.sines().len() > 5000 * 2);
     }

@@ -203,7 +203,7 @@ impl PortableAttention {
             // A block of the table stands in for those past its end, whose keys count as not written.
             blocks.extend(
                 (first_block..first_block + blocks_each)
-                    .map(|block| table.get(block).copied().unwrap_or(table[0])),
+                    .map(|block| table.get(block).unwrap_or(&table[0]).0),
             );
         }
         let limit = if last {

@@ -1,5 +1,7 @@
-//! Who computes the forward pass: [`portable`] with candle operations on any device.
+//! Who computes the forward pass: [`cpu`] with our kernels, [`portable`] with candle operations on any
+//! device.
 
+pub mod cpu;
 pub mod portable;
 
 use super::batch::RaggedBatch;

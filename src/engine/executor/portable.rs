@@ -12,7 +12,7 @@ use crate::engine::attention::portable::{
 use crate::engine::batch::RaggedBatch;
 use crate::engine::blocks::KvPoolSize;
 use crate::engine::error::EngineError;
-use crate::engine::layers::{Decoder, DecoderDescription, DecoderLayer, Linear, WeightBackend};
+use crate::engine::layers::{Decoder, DecoderDescription, DecoderLayer, WeightBackend};
 use crate::engine::loader::{Weight, Weights};
 use crate::engine::options::KvDtype;
 use crate::engine::rope::RopeTable;
@@ -21,6 +21,12 @@ use crate::engine::step::BlockCopy;
 /// Packs weights as candle tensors on one device.
 struct CandleBackend {
     device: Device,
+}
+
+/// Matrices of the same input and one bias over all their outputs.
+struct CandleLinear {
+    parts: Vec<CandleMatrix>,
+    bias: Option<Tensor>,
 }
 
 enum CandleMatrix {
@@ -55,17 +61,32 @@ impl CandleBackend {
 }
 
 impl WeightBackend for CandleBackend {
-    type Matrix = CandleMatrix;
+    type Linear = CandleLinear;
     type Embedding = CandleEmbedding;
     type Vector = Tensor;
 
-    fn matrix(&self, weight: Weight) -> Result<CandleMatrix, EngineError> {
-        Ok(match weight {
-            Weight::Dense(tensor) => CandleMatrix::Dense(self.dense(tensor)?),
-            Weight::Quantized(tensor) => {
-                CandleMatrix::Quantized(QMatMul::from_arc(self.quantized(tensor)?)?)
+    fn linear(
+        &self,
+        parts: Vec<Weight>,
+        bias: Option<Vec<f32>>,
+    ) -> Result<CandleLinear, EngineError> {
+        let mut packed: Vec<CandleMatrix> = Vec::with_capacity(parts.len());
+        for part in parts {
+            match (part, packed.last_mut()) {
+                (Weight::Dense(tensor), Some(CandleMatrix::Dense(above)))
+                    if self.device.is_cpu() || above.dtype() == tensor.dtype() =>
+                {
+                    *above = Tensor::cat(&[&*above, &self.dense(tensor)?], 0)?;
+                }
+                (Weight::Dense(tensor), _) => packed.push(CandleMatrix::Dense(self.dense(tensor)?)),
+                (Weight::Quantized(tensor), _) => {
+                    let tensor = self.quantized(tensor)?;
+                    packed.push(CandleMatrix::Quantized(QMatMul::from_arc(tensor)?));
+                }
             }
-        })
+        }
+        let bias = bias.map(|bias| self.vector(bias)).transpose()?;
+        Ok(CandleLinear { parts: packed, bias })
     }
 
     fn embedding(&self, weight: Weight) -> Result<CandleEmbedding, EngineError> {
@@ -73,6 +94,16 @@ impl WeightBackend for CandleBackend {
             Weight::Dense(tensor) => CandleEmbedding::Dense(self.dense(tensor)?),
             Weight::Quantized(tensor) => CandleEmbedding::Quantized(self.quantized(tensor)?),
         })
+    }
+
+    fn tied_head(&self, embedding: &CandleEmbedding) -> Result<CandleLinear, EngineError> {
+        let matrix = match embedding {
+            CandleEmbedding::Dense(table) => CandleMatrix::Dense(table.clone()),
+            CandleEmbedding::Quantized(table) => {
+                CandleMatrix::Quantized(QMatMul::from_arc(Arc::clone(table))?)
+            }
+        };
+        Ok(CandleLinear { parts: vec![matrix], bias: None })
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Tensor, EngineError> {
@@ -203,11 +234,11 @@ impl PortableExecutor {
             }
             Tensor::from_vec(rows, (batch.rows(), width), &self.device)
         };
-        let block_size = self.attention.shape().block_size;
+        let block_size = self.attention.shape().block_size as u32;
         let mut slots = Vec::with_capacity(d.kv_heads * batch.rows());
         for head in 0..d.kv_heads {
             slots.extend(batch.slots.iter().map(|slot| {
-                ((slot / block_size * d.kv_heads + head) * block_size + slot % block_size) as u32
+                (slot.block.0 * d.kv_heads as u32 + head as u32) * block_size + slot.slot
             }));
         }
         let count = slots.len();
@@ -298,12 +329,12 @@ impl PortableExecutor {
 }
 
 /// `input` `[rows, in]` in f32 to `[rows, out]` in f32.
-fn forward(linear: &Linear<CandleBackend>, input: &Tensor) -> Result<Tensor, EngineError> {
+fn forward(linear: &CandleLinear, input: &Tensor) -> Result<Tensor, EngineError> {
     let parts = linear
         .parts
         .iter()
         .map(|part| {
-            let output = match &part.matrix {
+            let output = match part {
                 CandleMatrix::Dense(weight) => {
                     input.to_dtype(weight.dtype())?.matmul(&weight.t()?)?
                 }

@@ -1,0 +1,101 @@
+//! The executors and the attention implementations compute the same function.
+
+use candle_core::quantized::GgmlDType;
+use candle_core::{DType, Device};
+
+use super::model::{self, Format, Random};
+use crate::engine::batch::RaggedBatch;
+use crate::engine::blocks::KvPoolSize;
+use crate::engine::executor::Executor;
+use crate::engine::executor::cpu::CpuExecutor;
+use crate::engine::executor::portable::PortableExecutor;
+use crate::engine::loader::Architecture;
+use crate::engine::step::BlockCopy;
+use crate::engine::{AttentionKind, Engine, EngineError, KvDtype, models};
+use crate::ids::BlockId;
+
+/// Logits of a ragged batch after an earlier one, with a copied block: three spans, one of them a decode row.
+fn logits(executor: &mut dyn Executor) -> Vec<f32> {
+    let mut random = Random::new(3);
+    let mut tokens = |count| {
+        let tokens: Vec<u32> = random.tokens(count).iter().map(|token| token.0).collect();
+        tokens.into_iter()
+    };
+    let table = |numbers: &[u32]| numbers.iter().map(|&block| BlockId(block)).collect::<Vec<_>>();
+    let (first, second, third) = (table(&[4, 2, 9, 1]), table(&[3, 0, 7]), table(&[4, 5]));
+    let mut logits = Vec::new();
+    let mut batch = RaggedBatch::default();
+    batch.push(tokens(40), 0, &first, 16, false);
+    batch.push(tokens(20), 0, &second, 16, false);
+    executor.forward(&batch, &mut logits).expect("a pass");
+    assert!(logits.is_empty(), "nobody asked for logits");
+    // The third sequence shares 16 tokens with the first and has 5 more in common with its second block.
+    let copy = BlockCopy { from: BlockId(2), to: BlockId(5), tokens: 5 };
+    executor.copy_block(copy).expect("a copy");
+    batch.clear();
+    batch.push(tokens(1), 40, &first, 16, true);
+    batch.push(tokens(25), 20, &second, 16, true);
+    batch.push(tokens(3), 21, &third, 16, true);
+    executor.forward(&batch, &mut logits).expect("a pass");
+    assert_eq!(logits.len(), 3 * model::VOCABULARY);
+    logits
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    let scale = a.iter().fold(0f32, |most, x| most.max(x.abs()));
+    a.iter().zip(b).fold(0f32, |most, (a, b)| most.max((a - b).abs())) / scale
+}
+
+fn check(architecture: Architecture, format: Format, tolerance: f32) {
+    let config = model::config(architecture);
+    let weights = model::weights(&config, format);
+    let description = models::describe(&config);
+    let size = KvPoolSize { blocks: 10, block_size: 16, block_bytes: 0 };
+    let cpu = |attention| {
+        let options = model::options(attention, KvDtype::F32);
+        let mut executor =
+            CpuExecutor::new(description.clone(), &weights, size, &options).expect("an executor");
+        logits(&mut executor)
+    };
+    let fused = cpu(AttentionKind::Fused);
+    let portable_attention = cpu(AttentionKind::Portable);
+    let mut portable =
+        PortableExecutor::new(description.clone(), &weights, size, KvDtype::F32, Device::Cpu)
+            .expect("an executor");
+    let portable = logits(&mut portable);
+    let difference = largest_difference(&fused, &portable_attention);
+    assert!(difference < 1e-5, "attention implementations differ by {difference}");
+    let difference = largest_difference(&fused, &portable);
+    assert!(difference < tolerance, "executors differ by {difference}");
+}
+
+#[test]
+fn executors_agree_on_every_architecture() {
+    for architecture in [Architecture::Qwen3, Architecture::Qwen2, Architecture::Llama] {
+        check(architecture, Format::Dense(DType::F32), 1e-5);
+    }
+}
+
+#[test]
+fn executors_agree_on_half_precision_weights() {
+    check(Architecture::Qwen3, Format::Dense(DType::BF16), 1e-5);
+    check(Architecture::Llama, Format::Dense(DType::F16), 1e-5);
+}
+
+#[test]
+fn executors_agree_on_quantized_weights() {
+    // candle and the kernels round the activations to 8 bits differently, and random layers amplify that.
+    check(Architecture::Qwen3, Format::Quantized(GgmlDType::Q8_0), 0.15);
+    check(Architecture::Llama, Format::Quantized(GgmlDType::Q4K), 0.15);
+}
+
+#[test]
+fn a_missing_tensor_is_named() {
+    let config = model::config(Architecture::Qwen3);
+    let mut weights = model::weights(&config, Format::Dense(DType::F32));
+    weights.remove("model.layers.1.mlp.up_proj.weight");
+    let options = model::options(AttentionKind::Fused, KvDtype::F16);
+    let error = Engine::new(&config, &weights, &options).err().expect("an error");
+    assert!(matches!(error, EngineError::Load(_)));
+    assert!(error.to_string().contains("model.layers.1.mlp.up_proj.weight"), "{error}");
+}

@@ -1,0 +1,7 @@
+//! Tests of the whole engine on tiny random models.
+
+mod agreement;
+mod exactness;
+mod isolation;
+mod model;
+mod thread;
