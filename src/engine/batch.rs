@@ -122,8 +122,14 @@ mod tests {
         batch.push([7, 8, 9].into_iter(), 3, &table, 4, true);
         batch.push([1].into_iter(), 0, &[BlockId(3)], 4, false);
         assert_eq!(batch.positions, [3, 4, 5, 0]);
-        let slot = |block, slot| KvSlot { block: BlockId(block), slot };
-        assert_eq!(batch.slots, [slot(5, 3), slot(2, 0), slot(2, 1), slot(3, 0)]);
+        let slot = |block, slot| KvSlot {
+            block: BlockId(block),
+            slot,
+        };
+        assert_eq!(
+            batch.slots,
+            [slot(5, 3), slot(2, 0), slot(2, 1), slot(3, 0)]
+        );
         assert_eq!(batch.table(&batch.spans[0]), [BlockId(5), BlockId(2)]);
         assert_eq!(batch.table(&batch.spans[1]), [BlockId(3)]);
         assert_eq!(batch.sampled_rows().collect::<Vec<_>>(), [2]);

@@ -116,13 +116,22 @@ impl Engine {
             info.attention = options.attention;
             Box::new(CpuExecutor::new(description, weights, size, options)?)
         } else {
-            Box::new(PortableExecutor::new(description, weights, size, options.kv_dtype, device)?)
+            Box::new(PortableExecutor::new(
+                description,
+                weights,
+                size,
+                options.kv_dtype,
+                device,
+            )?)
         };
         Self::with_executor(executor, info)
     }
 
     /// An engine over `executor`, warmed up.
-    pub(super) fn with_executor(executor: Box<dyn Executor>, info: EngineInfo) -> Result<Self, EngineError> {
+    pub(super) fn with_executor(
+        executor: Box<dyn Executor>,
+        info: EngineInfo,
+    ) -> Result<Self, EngineError> {
         let mut engine = Self {
             executor,
             info,
@@ -305,7 +314,10 @@ impl Engine {
         let block_size = self.info.block_size;
         for &block in &state.blocks[start / block_size..end.div_ceil(block_size)] {
             if !self.written.insert(block) {
-                return Err(format!("block {} would be written twice in one step", block.0));
+                return Err(format!(
+                    "block {} would be written twice in one step",
+                    block.0
+                ));
             }
         }
         let tokens = tokens.iter().map(|token| token.0);

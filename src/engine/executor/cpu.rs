@@ -44,7 +44,8 @@ impl CpuLinear {
     ) -> Result<(), KernelError> {
         let rows = input.len() / self.matrix.in_features();
         output.resize(rows * self.matrix.out_features(), 0.0);
-        self.matrix.matmul(pool, input, self.bias.as_deref(), output)
+        self.matrix
+            .matmul(pool, input, self.bias.as_deref(), output)
     }
 }
 
@@ -59,10 +60,20 @@ fn pack(weight: Weight) -> Result<PackedMatrix, EngineError> {
         .contiguous_offsets()
         .ok_or_else(|| candle_core::Error::msg("a weight that is not contiguous"))?;
     Ok(match &*storage {
-        Storage::Cpu(CpuStorage::F32(values)) => PackedMatrix::from_f32(&values[start..end], out, input)?,
-        Storage::Cpu(CpuStorage::F16(values)) => PackedMatrix::from_f16(&values[start..end], out, input)?,
-        Storage::Cpu(CpuStorage::BF16(values)) => PackedMatrix::from_bf16(&values[start..end], out, input)?,
-        _ => return Err(candle_core::Error::msg("a weight that is neither f32, f16 nor bf16").into()),
+        Storage::Cpu(CpuStorage::F32(values)) => {
+            PackedMatrix::from_f32(&values[start..end], out, input)?
+        }
+        Storage::Cpu(CpuStorage::F16(values)) => {
+            PackedMatrix::from_f16(&values[start..end], out, input)?
+        }
+        Storage::Cpu(CpuStorage::BF16(values)) => {
+            PackedMatrix::from_bf16(&values[start..end], out, input)?
+        }
+        _ => {
+            return Err(
+                candle_core::Error::msg("a weight that is neither f32, f16 nor bf16").into(),
+            );
+        }
     })
 }
 
@@ -73,7 +84,10 @@ impl WeightBackend for CpuBackend {
 
     fn linear(&self, parts: Vec<Weight>, bias: Option<Vec<f32>>) -> Result<CpuLinear, EngineError> {
         let parts = parts.into_iter().map(pack).collect::<Result<Vec<_>, _>>()?;
-        Ok(CpuLinear { matrix: Arc::new(PackedMatrix::stack(parts)?), bias })
+        Ok(CpuLinear {
+            matrix: Arc::new(PackedMatrix::stack(parts)?),
+            bias,
+        })
     }
 
     fn embedding(&self, weight: Weight) -> Result<Arc<PackedMatrix>, EngineError> {
@@ -81,7 +95,10 @@ impl WeightBackend for CpuBackend {
     }
 
     fn tied_head(&self, embedding: &Arc<PackedMatrix>) -> Result<CpuLinear, EngineError> {
-        Ok(CpuLinear { matrix: Arc::clone(embedding), bias: None })
+        Ok(CpuLinear {
+            matrix: Arc::clone(embedding),
+            bias: None,
+        })
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>, EngineError> {
@@ -126,7 +143,12 @@ impl Attention {
             },
             AttentionKind::Portable => Self::Portable {
                 attention: PortableAttention::new(
-                    TileShape { heads: d.heads, kv_heads: d.kv_heads, head_dim: d.head_dim, block_size },
+                    TileShape {
+                        heads: d.heads,
+                        kv_heads: d.kv_heads,
+                        head_dim: d.head_dim,
+                        block_size,
+                    },
                     Device::Cpu,
                 ),
                 all: None,
@@ -146,7 +168,11 @@ impl Attention {
                 build(all, *shape, block_size, batch);
                 build(last, *shape, block_size, sampled);
             }
-            Self::Portable { attention, all, last } => {
+            Self::Portable {
+                attention,
+                all,
+                last,
+            } => {
                 *all = Some(attention.plan(batch)?);
                 *last = match sampled.rows() {
                     0 => None,
@@ -172,13 +198,20 @@ impl Attention {
                 let plan = if rows == Rows::All { all } else { last };
                 Ok(fused_attention(pool, plan, layer, qkv, stride, output)?)
             }
-            Self::Portable { attention, all, last } => {
+            Self::Portable {
+                attention,
+                all,
+                last,
+            } => {
                 let plan = if rows == Rows::All { all } else { last };
                 let Some(plan) = plan else { return Ok(()) };
                 let count = qkv.len() / stride;
                 let width = output.len() / count;
-                let queries: Vec<f32> =
-                    qkv.chunks_exact(stride).flat_map(|row| &row[..width]).copied().collect();
+                let queries: Vec<f32> = qkv
+                    .chunks_exact(stride)
+                    .flat_map(|row| &row[..width])
+                    .copied()
+                    .collect();
                 let queries = Tensor::from_vec(queries, (count, width), &Device::Cpu)?;
                 let attended = attention.attend(plan, &queries, &StoredBlocks(layer))?;
                 output.copy_from_slice(&attended.flatten_all()?.to_vec1::<f32>()?);
@@ -195,8 +228,10 @@ fn build(plan: &mut AttentionPlan, shape: AttentionShape, block_size: usize, bat
         .iter()
         .enumerate()
         .flat_map(|(table, span)| {
-            (span.start..span.start + span.rows)
-                .map(move |position| AttentionRow { table: table as u32, position: position as u32 })
+            (span.start..span.start + span.rows).map(move |position| AttentionRow {
+                table: table as u32,
+                position: position as u32,
+            })
         })
         .collect();
     plan.build(shape, block_size, &tables, &rows);
@@ -207,17 +242,27 @@ struct StoredBlocks<'a>(&'a KvLayer);
 
 impl BlockSource for StoredBlocks<'_> {
     fn gather(&self, blocks: &[u32]) -> candle_core::Result<(Tensor, Tensor)> {
-        let KvLayout { kv_heads, head_dim, block_size, .. } = *self.0.layout();
+        let KvLayout {
+            kv_heads,
+            head_dim,
+            block_size,
+            ..
+        } = *self.0.layout();
         let dims = (blocks.len(), kv_heads, block_size, head_dim);
         let count = blocks.len() * kv_heads * block_size * head_dim;
         let mut keys = vec![0.0; count];
         let mut values = vec![0.0; count];
-        let mut places = keys.chunks_exact_mut(head_dim).zip(values.chunks_exact_mut(head_dim));
+        let mut places = keys
+            .chunks_exact_mut(head_dim)
+            .zip(values.chunks_exact_mut(head_dim));
         for &block in blocks {
             for head in 0..kv_heads {
                 // As many places as the loops go round.
                 for (slot, (key, value)) in places.by_ref().take(block_size).enumerate() {
-                    let slot = KvSlot { block: BlockId(block), slot: slot as u32 };
+                    let slot = KvSlot {
+                        block: BlockId(block),
+                        slot: slot as u32,
+                    };
                     self.0.read(slot, head, key, value);
                 }
             }
@@ -319,17 +364,31 @@ impl CpuExecutor {
         let d = &self.decoder.description;
         let layer = &self.decoder.layers[index];
         let (pool, epsilon, stride) = (&self.pool, d.norm_epsilon, d.qkv_width());
-        let Buffers { hidden, normed, qkv, attended, gate_up, activated } = &mut self.buffers;
+        let Buffers {
+            hidden,
+            normed,
+            qkv,
+            attended,
+            gate_up,
+            activated,
+        } = &mut self.buffers;
 
         normed.resize(hidden.len(), 0.0);
         kernels::rms_norm(pool, hidden, &layer.attention_norm, epsilon, normed)?;
         layer.qkv.forward(pool, normed, qkv)?;
         if let Some((query_norm, key_norm)) = &layer.head_norms {
-            for (norm, offset, heads) in
-                [(query_norm, 0, d.heads), (key_norm, d.query_width(), d.kv_heads)]
-            {
+            for (norm, offset, heads) in [
+                (query_norm, 0, d.heads),
+                (key_norm, d.query_width(), d.kv_heads),
+            ] {
                 let data = qkv.as_mut_slice();
-                let heads = HeadRows { data, stride, offset, heads, head_dim: d.head_dim };
+                let heads = HeadRows {
+                    data,
+                    stride,
+                    offset,
+                    heads,
+                    head_dim: d.head_dim,
+                };
                 kernels::rms_norm_heads(pool, heads, norm, epsilon)?;
             }
         }
@@ -341,7 +400,10 @@ impl CpuExecutor {
             head_dim: d.head_dim,
         };
         kernels::rope(pool, turning, &batch.positions, &self.rope)?;
-        let (keys, values) = (&qkv[d.query_width()..], &qkv[d.query_width() + d.kv_width()..]);
+        let (keys, values) = (
+            &qkv[d.query_width()..],
+            &qkv[d.query_width() + d.kv_width()..],
+        );
         self.blocks[index].write(pool, &batch.slots, keys, values, stride)?;
 
         if rows == Rows::Sampled {
@@ -352,7 +414,8 @@ impl CpuExecutor {
             }
         }
         attended.resize(hidden.len() / d.hidden * d.query_width(), 0.0);
-        self.attention.attend(rows, pool, &self.blocks[index], qkv, stride, attended)?;
+        self.attention
+            .attend(rows, pool, &self.blocks[index], qkv, stride, attended)?;
         layer.output.forward(pool, attended, normed)?;
         kernels::add(pool, hidden, normed)?;
 
@@ -381,11 +444,19 @@ impl Executor for CpuExecutor {
         self.cover_positions(batch)?;
         self.sampled.keep_sampled(batch);
         self.attention.plan(batch, &self.sampled, self.block_size)?;
-        self.buffers.hidden.resize(batch.rows() * self.decoder.description.hidden, 0.0);
-        self.decoder.embedding.gather(&self.pool, &batch.tokens, &mut self.buffers.hidden)?;
+        self.buffers
+            .hidden
+            .resize(batch.rows() * self.decoder.description.hidden, 0.0);
+        self.decoder
+            .embedding
+            .gather(&self.pool, &batch.tokens, &mut self.buffers.hidden)?;
         let layers = self.decoder.layers.len();
         for index in 0..layers {
-            let rows = if index + 1 == layers { Rows::Sampled } else { Rows::All };
+            let rows = if index + 1 == layers {
+                Rows::Sampled
+            } else {
+                Rows::All
+            };
             self.layer(index, batch, rows)?;
         }
         let Buffers { hidden, normed, .. } = &mut self.buffers;
@@ -395,7 +466,13 @@ impl Executor for CpuExecutor {
         }
         normed.resize(hidden.len(), 0.0);
         let epsilon = self.decoder.description.norm_epsilon;
-        kernels::rms_norm(&self.pool, hidden, &self.decoder.final_norm, epsilon, normed)?;
+        kernels::rms_norm(
+            &self.pool,
+            hidden,
+            &self.decoder.final_norm,
+            epsilon,
+            normed,
+        )?;
         self.decoder.head.forward(&self.pool, normed, logits)?;
         Ok(())
     }

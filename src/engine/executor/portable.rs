@@ -86,7 +86,10 @@ impl WeightBackend for CandleBackend {
             }
         }
         let bias = bias.map(|bias| self.vector(bias)).transpose()?;
-        Ok(CandleLinear { parts: packed, bias })
+        Ok(CandleLinear {
+            parts: packed,
+            bias,
+        })
     }
 
     fn embedding(&self, weight: Weight) -> Result<CandleEmbedding, EngineError> {
@@ -103,7 +106,10 @@ impl WeightBackend for CandleBackend {
                 CandleMatrix::Quantized(QMatMul::from_arc(Arc::clone(table))?)
             }
         };
-        Ok(CandleLinear { parts: vec![matrix], bias: None })
+        Ok(CandleLinear {
+            parts: vec![matrix],
+            bias: None,
+        })
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Tensor, EngineError> {

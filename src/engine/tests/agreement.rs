@@ -21,7 +21,12 @@ fn logits(executor: &mut dyn Executor) -> Vec<f32> {
         let tokens: Vec<u32> = random.tokens(count).iter().map(|token| token.0).collect();
         tokens.into_iter()
     };
-    let table = |numbers: &[u32]| numbers.iter().map(|&block| BlockId(block)).collect::<Vec<_>>();
+    let table = |numbers: &[u32]| {
+        numbers
+            .iter()
+            .map(|&block| BlockId(block))
+            .collect::<Vec<_>>()
+    };
     let (first, second, third) = (table(&[4, 2, 9, 1]), table(&[3, 0, 7]), table(&[4, 5]));
     let mut logits = Vec::new();
     let mut batch = RaggedBatch::default();
@@ -30,7 +35,11 @@ fn logits(executor: &mut dyn Executor) -> Vec<f32> {
     executor.forward(&batch, &mut logits).expect("a pass");
     assert!(logits.is_empty(), "nobody asked for logits");
     // The third sequence shares 16 tokens with the first and has 5 more in common with its second block.
-    let copy = BlockCopy { from: BlockId(2), to: BlockId(5), tokens: 5 };
+    let copy = BlockCopy {
+        from: BlockId(2),
+        to: BlockId(5),
+        tokens: 5,
+    };
     executor.copy_block(copy).expect("a copy");
     batch.clear();
     batch.push(tokens(1), 40, &first, 16, true);
@@ -43,14 +52,21 @@ fn logits(executor: &mut dyn Executor) -> Vec<f32> {
 
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     let scale = a.iter().fold(0f32, |most, x| most.max(x.abs()));
-    a.iter().zip(b).fold(0f32, |most, (a, b)| most.max((a - b).abs())) / scale
+    a.iter()
+        .zip(b)
+        .fold(0f32, |most, (a, b)| most.max((a - b).abs()))
+        / scale
 }
 
 fn check(architecture: Architecture, format: Format, tolerance: f32) {
     let config = model::config(architecture);
     let weights = model::weights(&config, format);
     let description = models::describe(&config);
-    let size = KvPoolSize { blocks: 10, block_size: 16, block_bytes: 0 };
+    let size = KvPoolSize {
+        blocks: 10,
+        block_size: 16,
+        block_bytes: 0,
+    };
     let cpu = |attention| {
         let options = model::options(attention, KvDtype::F32);
         let mut executor =
@@ -59,19 +75,31 @@ fn check(architecture: Architecture, format: Format, tolerance: f32) {
     };
     let fused = cpu(AttentionKind::Fused);
     let portable_attention = cpu(AttentionKind::Portable);
-    let mut portable =
-        PortableExecutor::new(description.clone(), &weights, size, KvDtype::F32, Device::Cpu)
-            .expect("an executor");
+    let mut portable = PortableExecutor::new(
+        description.clone(),
+        &weights,
+        size,
+        KvDtype::F32,
+        Device::Cpu,
+    )
+    .expect("an executor");
     let portable = logits(&mut portable);
     let difference = largest_difference(&fused, &portable_attention);
-    assert!(difference < 1e-5, "attention implementations differ by {difference}");
+    assert!(
+        difference < 1e-5,
+        "attention implementations differ by {difference}"
+    );
     let difference = largest_difference(&fused, &portable);
     assert!(difference < tolerance, "executors differ by {difference}");
 }
 
 #[test]
 fn executors_agree_on_every_architecture() {
-    for architecture in [Architecture::Qwen3, Architecture::Qwen2, Architecture::Llama] {
+    for architecture in [
+        Architecture::Qwen3,
+        Architecture::Qwen2,
+        Architecture::Llama,
+    ] {
         check(architecture, Format::Dense(DType::F32), 1e-5);
     }
 }
@@ -85,7 +113,11 @@ fn executors_agree_on_half_precision_weights() {
 #[test]
 fn executors_agree_on_quantized_weights() {
     // candle and the kernels round the activations to 8 bits differently, and random layers amplify that.
-    check(Architecture::Qwen3, Format::Quantized(GgmlDType::Q8_0), 0.15);
+    check(
+        Architecture::Qwen3,
+        Format::Quantized(GgmlDType::Q8_0),
+        0.15,
+    );
     check(Architecture::Llama, Format::Quantized(GgmlDType::Q4K), 0.15);
 }
 
@@ -95,7 +127,14 @@ fn a_missing_tensor_is_named() {
     let mut weights = model::weights(&config, Format::Dense(DType::F32));
     weights.remove("model.layers.1.mlp.up_proj.weight");
     let options = model::options(AttentionKind::Fused, KvDtype::F16);
-    let error = Engine::new(&config, &weights, &options).err().expect("an error");
+    let error = Engine::new(&config, &weights, &options)
+        .err()
+        .expect("an error");
     assert!(matches!(error, EngineError::Load(_)));
-    assert!(error.to_string().contains("model.layers.1.mlp.up_proj.weight"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("model.layers.1.mlp.up_proj.weight"),
+        "{error}"
+    );
 }

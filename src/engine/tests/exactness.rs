@@ -35,20 +35,33 @@ fn admit(id: u64, request: &Request) -> AdmittedSequence {
         sequence: SequenceId(id),
         prompt: request.prompt.as_slice().into(),
         sampling: request.sampling.clone(),
-        stop: StopRule { end_tokens: Arc::from([]), max_new_tokens: NEW_TOKENS },
+        stop: StopRule {
+            end_tokens: Arc::from([]),
+            max_new_tokens: NEW_TOKENS,
+        },
     }
 }
 
 fn rows(id: u64, new_blocks: Vec<BlockId>, input: RowInput) -> SequenceRows {
-    SequenceRows { sequence: SequenceId(id), new_blocks, input }
+    SequenceRows {
+        sequence: SequenceId(id),
+        new_blocks,
+        input,
+    }
 }
 
 /// Runs a request alone: one prefill of the whole prompt, then decode rows.
 fn run_alone(engine: &mut Engine, request: &mut Request) {
     let id = 1_000_000;
     let positions = request.prompt.len() + NEW_TOKENS;
-    let table = (0..positions.div_ceil(engine.info().block_size) as u32).map(BlockId).collect();
-    let input = RowInput::Prefill { tokens: request.prompt.clone(), start: 0, sample: true };
+    let table = (0..positions.div_ceil(engine.info().block_size) as u32)
+        .map(BlockId)
+        .collect();
+    let input = RowInput::Prefill {
+        tokens: request.prompt.clone(),
+        start: 0,
+        sample: true,
+    };
     let mut plan = StepPlan {
         admit: vec![admit(id, request)],
         rows: vec![rows(id, table, input)],
@@ -58,9 +71,15 @@ fn run_alone(engine: &mut Engine, request: &mut Request) {
         let output = engine.step_observed(plan, |_, logits| request.logits.push(bits(logits)));
         assert_eq!(output.failed, []);
         request.tokens.push(output.sampled[0].token);
-        plan = StepPlan { rows: vec![rows(id, vec![], RowInput::Decode)], ..Default::default() };
+        plan = StepPlan {
+            rows: vec![rows(id, vec![], RowInput::Decode)],
+            ..Default::default()
+        };
     }
-    engine.step(StepPlan { retire: vec![SequenceId(id)], ..Default::default() });
+    engine.step(StepPlan {
+        retire: vec![SequenceId(id)],
+        ..Default::default()
+    });
 }
 
 /// A sequence in the random run.
@@ -104,9 +123,17 @@ impl RandomRun<'_> {
         let block_size = self.engine.info().block_size;
         let donor = self.random.below(self.running.len());
         let (own, other) = (&self.running[index], &self.running[donor]);
-        let same = own.tokens.iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
+        let same = own
+            .tokens
+            .iter()
+            .zip(&other.tokens)
+            .take_while(|(a, b)| a == b)
+            .count();
         // At least one token is always computed, to have logits.
-        let same = same.min(written[donor]).min(other.computed).min(own.tokens.len() - 1);
+        let same = same
+            .min(written[donor])
+            .min(other.computed)
+            .min(own.tokens.len() - 1);
         if donor == index || same == 0 {
             return;
         }
@@ -116,7 +143,11 @@ impl RandomRun<'_> {
         if rest > 0 {
             let from = self.running[donor].table[full];
             let to = self.fresh_block();
-            copies.push(BlockCopy { from, to, tokens: rest });
+            copies.push(BlockCopy {
+                from,
+                to,
+                tokens: rest,
+            });
             new_blocks.push(to);
             self.copied += 1;
         }
@@ -127,7 +158,11 @@ impl RandomRun<'_> {
         let block_size = self.engine.info().block_size;
         let mut plan = StepPlan::default();
         let mut sampling = HashMap::new();
-        let written: Vec<usize> = self.running.iter().map(|sequence| sequence.computed).collect();
+        let written: Vec<usize> = self
+            .running
+            .iter()
+            .map(|sequence| sequence.computed)
+            .collect();
         for index in 0..self.running.len() {
             if self.running[index].sampled == NEW_TOKENS || self.random.chance(30) {
                 continue;
@@ -146,9 +181,12 @@ impl RandomRun<'_> {
             let sequence = &self.running[index];
             let (start, total) = (sequence.computed, sequence.tokens.len());
             // A restarted sequence must say where it starts.
-            let decoding =
-                !sequence.table.is_empty() && sequence.sampled > 0 && start + 1 == total;
-            let end = if decoding { total } else { total.min(start + 1 + self.random.below(90)) };
+            let decoding = !sequence.table.is_empty() && sequence.sampled > 0 && start + 1 == total;
+            let end = if decoding {
+                total
+            } else {
+                total.min(start + 1 + self.random.below(90))
+            };
             let have = sequence.table.len() + new_blocks.len();
             for _ in have..end.div_ceil(block_size) {
                 new_blocks.push(self.fresh_block());
@@ -175,13 +213,20 @@ impl RandomRun<'_> {
         let output = self.engine.step_observed(plan, |id, logits| {
             let sequence = &running[sampling[&id]];
             let expected = &requests[sequence.request].logits[sequence.sampled];
-            assert!(bits(logits) == *expected, "{id}: other logits at output {}", sequence.sampled);
+            assert!(
+                bits(logits) == *expected,
+                "{id}: other logits at output {}",
+                sequence.sampled
+            );
         });
         assert_eq!(output.failed, []);
         assert_eq!(output.sampled.len(), sampling.len());
         for sampled in output.sampled {
             let sequence = &mut self.running[sampling[&sampled.sequence]];
-            assert_eq!(sampled.token, self.requests[sequence.request].tokens[sequence.sampled]);
+            assert_eq!(
+                sampled.token,
+                self.requests[sequence.request].tokens[sequence.sampled]
+            );
             sequence.tokens.push(sampled.token);
             sequence.sampled += 1;
             assert_eq!(sampled.end.is_some(), sequence.sampled == NEW_TOKENS);
@@ -195,7 +240,11 @@ fn requests(random: &mut Random) -> Vec<Request> {
     (0..8)
         .map(|index| {
             let own = [1, 15, 16, 40, 110, 200][random.below(6)];
-            let mut prompt = if index % 4 == 3 { vec![] } else { system[..40 + random.below(110)].to_vec() };
+            let mut prompt = if index % 4 == 3 {
+                vec![]
+            } else {
+                system[..40 + random.below(110)].to_vec()
+            };
             prompt.extend(random.tokens(own));
             let sampling = SamplingParameters {
                 temperature: if index % 2 == 0 { 0.0 } else { 0.9 },
@@ -204,7 +253,12 @@ fn requests(random: &mut Random) -> Vec<Request> {
                 seed: index,
                 ..Default::default()
             };
-            Request { prompt, sampling, logits: vec![], tokens: vec![] }
+            Request {
+                prompt,
+                sampling,
+                logits: vec![],
+                tokens: vec![],
+            }
         })
         .collect()
 }
@@ -244,7 +298,11 @@ fn check(architecture: Architecture, format: Format, attention: AttentionKind, k
     }
     run.engine.step(plan);
     let mut steps = 0;
-    while run.running.iter().any(|sequence| sequence.sampled < NEW_TOKENS) {
+    while run
+        .running
+        .iter()
+        .any(|sequence| sequence.sampled < NEW_TOKENS)
+    {
         run.step();
         steps += 1;
         assert!(steps < 1000, "the run does not end");
@@ -255,41 +313,86 @@ fn check(architecture: Architecture, format: Format, attention: AttentionKind, k
 #[test]
 fn f32_weights_fused_attention() {
     let dense = Format::Dense(DType::F32);
-    check(Architecture::Qwen3, dense, AttentionKind::Fused, KvDtype::F16);
-    check(Architecture::Llama, dense, AttentionKind::Fused, KvDtype::F32);
+    check(
+        Architecture::Qwen3,
+        dense,
+        AttentionKind::Fused,
+        KvDtype::F16,
+    );
+    check(
+        Architecture::Llama,
+        dense,
+        AttentionKind::Fused,
+        KvDtype::F32,
+    );
 }
 
 #[test]
 fn f32_weights_portable_attention() {
-    check(Architecture::Qwen2, Format::Dense(DType::F32), AttentionKind::Portable, KvDtype::F16);
+    check(
+        Architecture::Qwen2,
+        Format::Dense(DType::F32),
+        AttentionKind::Portable,
+        KvDtype::F16,
+    );
 }
 
 #[test]
 fn bf16_weights_fused_attention() {
-    check(Architecture::Qwen2, Format::Dense(DType::BF16), AttentionKind::Fused, KvDtype::Bf16);
+    check(
+        Architecture::Qwen2,
+        Format::Dense(DType::BF16),
+        AttentionKind::Fused,
+        KvDtype::Bf16,
+    );
 }
 
 #[test]
 fn bf16_weights_portable_attention() {
-    check(Architecture::Qwen3, Format::Dense(DType::BF16), AttentionKind::Portable, KvDtype::F32);
+    check(
+        Architecture::Qwen3,
+        Format::Dense(DType::BF16),
+        AttentionKind::Portable,
+        KvDtype::F32,
+    );
 }
 
 #[test]
 fn f16_weights_fused_attention() {
-    check(Architecture::Llama, Format::Dense(DType::F16), AttentionKind::Fused, KvDtype::F16);
+    check(
+        Architecture::Llama,
+        Format::Dense(DType::F16),
+        AttentionKind::Fused,
+        KvDtype::F16,
+    );
 }
 
 #[test]
 fn q8_0_weights_fused_attention() {
-    check(Architecture::Qwen3, Format::Quantized(GgmlDType::Q8_0), AttentionKind::Fused, KvDtype::F16);
+    check(
+        Architecture::Qwen3,
+        Format::Quantized(GgmlDType::Q8_0),
+        AttentionKind::Fused,
+        KvDtype::F16,
+    );
 }
 
 #[test]
 fn q4_k_weights_fused_attention() {
-    check(Architecture::Llama, Format::Quantized(GgmlDType::Q4K), AttentionKind::Fused, KvDtype::F16);
+    check(
+        Architecture::Llama,
+        Format::Quantized(GgmlDType::Q4K),
+        AttentionKind::Fused,
+        KvDtype::F16,
+    );
 }
 
 #[test]
 fn q4_k_weights_portable_attention() {
-    check(Architecture::Qwen3, Format::Quantized(GgmlDType::Q4K), AttentionKind::Portable, KvDtype::F16);
+    check(
+        Architecture::Qwen3,
+        Format::Quantized(GgmlDType::Q4K),
+        AttentionKind::Portable,
+        KvDtype::F16,
+    );
 }

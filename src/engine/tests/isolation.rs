@@ -20,7 +20,10 @@ fn admit(id: u64, end_tokens: &[u32], max_new_tokens: usize) -> AdmittedSequence
         sequence: SequenceId(id),
         prompt: Arc::from([TokenId(1)]),
         sampling: SamplingParameters::default(),
-        stop: StopRule { end_tokens: end_tokens.iter().map(|&id| TokenId(id)).collect(), max_new_tokens },
+        stop: StopRule {
+            end_tokens: end_tokens.iter().map(|&id| TokenId(id)).collect(),
+            max_new_tokens,
+        },
     }
 }
 
@@ -37,15 +40,27 @@ fn prefill(id: u64, blocks: &[u32], tokens: &[u32], start: usize) -> SequenceRow
 }
 
 fn decode(id: u64) -> SequenceRows {
-    SequenceRows { sequence: SequenceId(id), new_blocks: vec![], input: RowInput::Decode }
+    SequenceRows {
+        sequence: SequenceId(id),
+        new_blocks: vec![],
+        input: RowInput::Decode,
+    }
 }
 
 fn failed(output: &StepOutput) -> Vec<u64> {
-    output.failed.iter().map(|(sequence, _)| sequence.0).collect()
+    output
+        .failed
+        .iter()
+        .map(|(sequence, _)| sequence.0)
+        .collect()
 }
 
 fn sampled(output: &StepOutput) -> Vec<(u64, u32)> {
-    output.sampled.iter().map(|sampled| (sampled.sequence.0, sampled.token.0)).collect()
+    output
+        .sampled
+        .iter()
+        .map(|sampled| (sampled.sequence.0, sampled.token.0))
+        .collect()
 }
 
 fn engine() -> Engine {
@@ -68,7 +83,11 @@ fn impossible_rows_fail_alone() {
     let beside = engine.step(StepPlan {
         number: 2,
         admit: (2..14).map(|id| admit(id, &[], 9)).collect(),
-        copies: vec![BlockCopy { from: BlockId(1), to: BlockId(20), tokens: 17 }],
+        copies: vec![BlockCopy {
+            from: BlockId(1),
+            to: BlockId(20),
+            tokens: 17,
+        }],
         rows: vec![
             decode(2),
             prefill(3, &[8], &[1; 17], 0),
@@ -88,7 +107,9 @@ fn impossible_rows_fail_alone() {
     });
     assert_eq!(failed(&beside), [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 99]);
     assert_eq!(beside.number, 2);
-    let [(9, token)] = sampled(&beside)[..] else { panic!("{beside:?}") };
+    let [(9, token)] = sampled(&beside)[..] else {
+        panic!("{beside:?}")
+    };
     assert_eq!(token, alone.sampled[0].token.0);
 }
 
@@ -114,7 +135,11 @@ fn damaged_numbers_of_one_sequence_stay_its_own() {
         let clean = engine.step(plan(&[1]));
         let mixed = engine.step(plan(&[1, 2, 3]));
         assert_eq!(failed(&mixed), [2]);
-        assert!(mixed.failed[0].1.contains("not finite"), "{:?}", mixed.failed);
+        assert!(
+            mixed.failed[0].1.contains("not finite"),
+            "{:?}",
+            mixed.failed
+        );
         assert_eq!(sampled(&mixed)[0], sampled(&clean)[0]);
         // The block of the damaged sequence goes to another one.
         let after = engine.step(StepPlan {
@@ -140,14 +165,25 @@ fn sequences_end_by_their_own_rules_and_later_rows_are_skipped() {
     assert_eq!(first.sampled[0].end, None);
     let ended = engine.step(StepPlan {
         admit: vec![admit(2, &[7, token], 9), admit(3, &[], 1), admit(4, &[], 2)],
-        rows: (2..5).map(|id| prefill(id, &[id as u32], &[5, 6], 0)).collect(),
+        rows: (2..5)
+            .map(|id| prefill(id, &[id as u32], &[5, 6], 0))
+            .collect(),
         ..Default::default()
     });
     let ends: Vec<_> = ended.sampled.iter().map(|sampled| sampled.end).collect();
-    assert_eq!(ends, [Some(EndReason::EndToken), Some(EndReason::Length), None]);
-    let next = engine.step(StepPlan { rows: (1..5).map(decode).collect(), ..Default::default() });
+    assert_eq!(
+        ends,
+        [Some(EndReason::EndToken), Some(EndReason::Length), None]
+    );
+    let next = engine.step(StepPlan {
+        rows: (1..5).map(decode).collect(),
+        ..Default::default()
+    });
     assert!(failed(&next).is_empty());
-    assert_eq!(sampled(&next).iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 4]);
+    assert_eq!(
+        sampled(&next).iter().map(|(id, _)| *id).collect::<Vec<_>>(),
+        [1, 4]
+    );
     assert_eq!((next.statistics.sequences, next.statistics.tokens), (2, 2));
     assert_eq!(next.sampled[1].end, Some(EndReason::Length));
 }
@@ -173,20 +209,34 @@ impl Executor for Fragile {
 
 #[test]
 fn a_pass_that_panics_fails_its_rows_and_the_engine_goes_on() {
-    let info = EngineInfo { vocabulary: 20, ..engine().info().clone() };
+    let info = EngineInfo {
+        vocabulary: 20,
+        ..engine().info().clone()
+    };
     let mut engine = Engine::with_executor(Box::new(Fragile), info).expect("an engine");
     let mut step = |id: u64, token: u32, copies: Vec<BlockCopy>| {
         engine.step(StepPlan {
             admit: vec![admit(id, &[], 9), admit(id + 1, &[], 9)],
             copies,
-            rows: vec![prefill(id, &[0], &[1], 0), prefill(id + 1, &[1], &[token], 0)],
+            rows: vec![
+                prefill(id, &[0], &[1], 0),
+                prefill(id + 1, &[1], &[token], 0),
+            ],
             ..Default::default()
         })
     };
-    let copy = BlockCopy { from: BlockId(5), to: BlockId(1), tokens: 1 };
+    let copy = BlockCopy {
+        from: BlockId(5),
+        to: BlockId(1),
+        tokens: 1,
+    };
     let panicked = step(10, 13, vec![]);
     assert_eq!(failed(&panicked), [10, 11]);
-    assert!(panicked.failed[0].1.contains("thirteen"), "{:?}", panicked.failed);
+    assert!(
+        panicked.failed[0].1.contains("thirteen"),
+        "{:?}",
+        panicked.failed
+    );
     assert_eq!(failed(&step(20, 14, vec![])), [20, 21]);
     assert_eq!(failed(&step(30, 1, vec![copy])), [31]);
     assert!(failed(&step(40, 1, vec![])).is_empty());

@@ -40,7 +40,9 @@ impl Random {
     }
 
     pub fn tokens(&mut self, count: usize) -> Vec<TokenId> {
-        (0..count).map(|_| TokenId(self.below(VOCABULARY) as u32)).collect()
+        (0..count)
+            .map(|_| TokenId(self.below(VOCABULARY) as u32))
+            .collect()
     }
 }
 
@@ -60,7 +62,9 @@ pub struct RandomWeights {
 impl Weights for RandomWeights {
     fn get(&self, name: &str) -> Result<Weight, LoadError> {
         let weight = self.tensors.get(name).cloned();
-        weight.ok_or_else(|| LoadError::MissingTensor { name: name.to_owned() })
+        weight.ok_or_else(|| LoadError::MissingTensor {
+            name: name.to_owned(),
+        })
     }
 
     fn contains(&self, name: &str) -> bool {
@@ -74,7 +78,9 @@ impl RandomWeights {
     }
 
     pub fn spoil(&mut self, name: &str, token: usize) {
-        let Some(Weight::Dense(tensor)) = self.tensors.get_mut(name) else { panic!("no dense {name}") };
+        let Some(Weight::Dense(tensor)) = self.tensors.get_mut(name) else {
+            panic!("no dense {name}")
+        };
         let mut rows: Vec<Vec<f32>> = tensor.to_vec2().expect("f32");
         rows[token].fill(f32::NAN);
         *tensor = Tensor::new(rows, &Device::Cpu).expect("a matrix");
@@ -107,16 +113,25 @@ pub fn weights(config: &ModelConfig, format: Format) -> RandomWeights {
     let mut random = Random::new(42);
     let mut tensors = HashMap::new();
     let mut vector = |name: String, length: usize, centre: f32, spread: f32| {
-        let values: Vec<f32> = (0..length).map(|_| centre + spread * random.signed()).collect();
+        let values: Vec<f32> = (0..length)
+            .map(|_| centre + spread * random.signed())
+            .collect();
         let tensor = Tensor::from_vec(values, length, &Device::Cpu).expect("a vector");
         (name, Weight::Dense(tensor))
     };
     let mut all = Vec::new();
-    let mut shapes = vec![("model.embed_tokens".to_owned(), config.vocabulary, config.hidden_size)];
+    let mut shapes = vec![(
+        "model.embed_tokens".to_owned(),
+        config.vocabulary,
+        config.hidden_size,
+    )];
     if !config.tied_embeddings {
         shapes.push(("lm_head".to_owned(), config.vocabulary, config.hidden_size));
     }
-    let (query, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let (query, kv) = (
+        config.heads * config.head_dim,
+        config.kv_heads * config.head_dim,
+    );
     for layer in 0..config.layers {
         let prefix = format!("model.layers.{layer}.");
         for (name, out, input) in [
@@ -124,23 +139,60 @@ pub fn weights(config: &ModelConfig, format: Format) -> RandomWeights {
             ("self_attn.k_proj", kv, config.hidden_size),
             ("self_attn.v_proj", kv, config.hidden_size),
             ("self_attn.o_proj", config.hidden_size, query),
-            ("mlp.gate_proj", config.intermediate_size, config.hidden_size),
+            (
+                "mlp.gate_proj",
+                config.intermediate_size,
+                config.hidden_size,
+            ),
             ("mlp.up_proj", config.intermediate_size, config.hidden_size),
-            ("mlp.down_proj", config.hidden_size, config.intermediate_size),
+            (
+                "mlp.down_proj",
+                config.hidden_size,
+                config.intermediate_size,
+            ),
         ] {
             shapes.push((format!("{prefix}{name}"), out, input));
-            if config.qkv_bias && ["q_proj", "k_proj", "v_proj"].iter().any(|part| name.ends_with(part)) {
+            if config.qkv_bias
+                && ["q_proj", "k_proj", "v_proj"]
+                    .iter()
+                    .any(|part| name.ends_with(part))
+            {
                 all.push(vector(format!("{prefix}{name}.bias"), out, 0.0, 0.5));
             }
         }
-        all.push(vector(format!("{prefix}input_layernorm.weight"), config.hidden_size, 1.0, 0.3));
-        all.push(vector(format!("{prefix}post_attention_layernorm.weight"), config.hidden_size, 1.0, 0.3));
+        all.push(vector(
+            format!("{prefix}input_layernorm.weight"),
+            config.hidden_size,
+            1.0,
+            0.3,
+        ));
+        all.push(vector(
+            format!("{prefix}post_attention_layernorm.weight"),
+            config.hidden_size,
+            1.0,
+            0.3,
+        ));
         if config.qk_norm {
-            all.push(vector(format!("{prefix}self_attn.q_norm.weight"), config.head_dim, 1.5, 0.3));
-            all.push(vector(format!("{prefix}self_attn.k_norm.weight"), config.head_dim, 1.5, 0.3));
+            all.push(vector(
+                format!("{prefix}self_attn.q_norm.weight"),
+                config.head_dim,
+                1.5,
+                0.3,
+            ));
+            all.push(vector(
+                format!("{prefix}self_attn.k_norm.weight"),
+                config.head_dim,
+                1.5,
+                0.3,
+            ));
         }
     }
-    all.push(vector("model.norm.weight".to_owned(), config.hidden_size, 1.0, 0.3));
+    all.push(vector(
+        "model.norm.weight".to_owned(),
+        config.hidden_size,
+        1.0,
+        0.3,
+    ));
     tensors.extend(all);
     let mut random = Random::new(43);
     for (name, out, input) in shapes {
@@ -149,9 +201,9 @@ pub fn weights(config: &ModelConfig, format: Format) -> RandomWeights {
         let matrix = Tensor::from_vec(values, (out, input), &Device::Cpu).expect("a matrix");
         let weight = match format {
             Format::Dense(dtype) => Weight::Dense(matrix.to_dtype(dtype).expect("a float type")),
-            Format::Quantized(dtype) => {
-                Weight::Quantized(Arc::new(QTensor::quantize(&matrix, dtype).expect("whole blocks")))
-            }
+            Format::Quantized(dtype) => Weight::Quantized(Arc::new(
+                QTensor::quantize(&matrix, dtype).expect("whole blocks"),
+            )),
         };
         tensors.insert(format!("{name}.weight"), weight);
     }
