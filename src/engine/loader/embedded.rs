@@ -1,8 +1,5 @@
 //! The demo model that is part of the binary.
 
-use super::error::LoadError;
-use super::source::EMBEDDED_NAME;
-
 /// Model files as bytes of the binary.
 #[derive(Debug)]
 pub struct EmbeddedModel {
@@ -25,10 +22,26 @@ impl EmbeddedModel {
     }
 }
 
+/// A file of `models/demo/`.
+macro_rules! demo_file {
+    ($name:literal) => {
+        ($name, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/", $name)).as_slice())
+    };
+}
+
+static DEMO: EmbeddedModel = EmbeddedModel::new(
+    "trunkline-demo",
+    &[
+        demo_file!("config.json"),
+        demo_file!("generation_config.json"),
+        demo_file!("tokenizer.json"),
+        demo_file!("tokenizer_config.json"),
+        demo_file!("chat_template.jinja"),
+        demo_file!("model.safetensors"),
+    ],
+);
+
 /// The demo model.
-pub(crate) fn demo() -> Result<&'static EmbeddedModel, LoadError> {
-    Err(LoadError::UnusableSource {
-        text: EMBEDDED_NAME.to_owned(),
-        reason: "this build does not hold it".to_owned(),
-    })
+pub(crate) fn demo() -> &'static EmbeddedModel {
+    &DEMO
 }

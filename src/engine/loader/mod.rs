@@ -121,7 +121,7 @@ pub fn resolve(
 ) -> Result<ModelFiles, LoadError> {
     match source {
         ModelSource::Embedded => {
-            let demo = embedded::demo()?;
+            let demo = embedded::demo();
             Ok(ModelFiles {
                 id: demo.id.to_owned(),
                 location: FileLocation::Embedded(demo),
