@@ -11,4 +11,5 @@ pub mod http;
 pub mod ids;
 pub mod kernels;
 pub mod prompt;
+pub mod server;
 pub mod telemetry;

@@ -25,7 +25,10 @@ impl EmbeddedModel {
 /// A file of `models/demo/`.
 macro_rules! demo_file {
     ($name:literal) => {
-        ($name, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/", $name)).as_slice())
+        (
+            $name,
+            include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/", $name)).as_slice(),
+        )
     };
 }
 
