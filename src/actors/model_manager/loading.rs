@@ -1,12 +1,13 @@
 //! From a catalogue entry to a started engine: the blocking part of a load.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::catalogue::CatalogueEntry;
 use crate::actors::scheduler::{EngineFacts, EngineOutputs, SchedulerOptions, StepEngine};
 use crate::config::{Auto, Config};
-use crate::engine::loader::{self, HubOptions, LoadError, RecommendedSampling, TextAssets};
+use crate::engine::loader::{
+    self, HubOptions, LoadError, RecommendedSampling, TextAssets, hub,
+};
 use crate::engine::step::StepPlan;
 use crate::engine::{
     EngineError, EngineHandle, EngineInfo, EngineOptions, EngineStopped, EngineThread, KvSize,
@@ -22,9 +23,14 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
-    /// What a configuration asks for.
+    /// What a configuration asks for; the hub's own variables come from the environment.
     pub fn new(config: &Config) -> Self {
         let defaults = EngineOptions::default();
+        let from_env = HubOptions::from_env();
+        let hub = HubOptions {
+            offline: from_env.offline || config.offline,
+            ..from_env
+        };
         LoadOptions {
             engine: EngineOptions {
                 device: config.device,
@@ -45,7 +51,7 @@ impl LoadOptions {
                 max_waiting: config.max_waiting,
                 ..SchedulerOptions::default()
             },
-            hub: HubOptions::default(),
+            hub,
         }
     }
 }
@@ -84,7 +90,7 @@ pub fn load(
     options: &LoadOptions,
     on_engine_death: impl Fn(EngineStopped) + Send + 'static,
 ) -> Result<StartedModel, ModelError> {
-    let files = loader::resolve(&entry.source, &options.hub, &DownloadBar::default())?;
+    let files = loader::resolve(&entry.source, &options.hub, &hub::Console::default())?;
     let model = loader::load(&files)?;
     // First, because a template that does not compile shows in an instant.
     let prompt = PromptFormat::new(prompt_assets(&model.text))?;
@@ -133,35 +139,5 @@ impl StepEngine for EngineHandle {
 
     fn stop(self: Box<Self>) {
         self.stop_and_wait();
-    }
-}
-
-/// Shows downloads on stderr: a bar on a terminal, nothing elsewhere (the log has a line a file).
-#[derive(Default)]
-struct DownloadBar(std::cell::RefCell<Option<indicatif::ProgressBar>>);
-
-impl loader::hub::DownloadProgress for DownloadBar {
-    fn begin(&self, file: &str, total: u64, present: u64) {
-        tracing::info!(file, bytes = total, already_here = present, "downloading");
-        let bar = indicatif::ProgressBar::new(total).with_position(present);
-        let style = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-        if let Ok(style) = indicatif::ProgressStyle::with_template(style) {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(250));
-        bar.set_message(file.to_owned());
-        self.0.replace(Some(bar));
-    }
-
-    fn advance(&self, bytes: u64) {
-        if let Some(bar) = &*self.0.borrow() {
-            bar.inc(bytes);
-        }
-    }
-
-    fn finish(&self, _: &str) {
-        if let Some(bar) = self.0.take() {
-            bar.finish();
-        }
     }
 }
