@@ -29,6 +29,9 @@ impl KvType {
     }
 }
 
+/// The most positions of a block.
+const MAX_BLOCK: usize = 256;
+
 /// The dimensions of one layer's KV storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvLayout {
@@ -71,11 +74,10 @@ impl KvLayout {
     }
 
     fn check(&self) -> Result<(), KernelError> {
-        if !self.block_size.is_power_of_two() || self.block_size > super::attention::PARTITION {
+        if !self.block_size.is_power_of_two() || self.block_size > MAX_BLOCK {
             return Err(KernelError::Shape(format!(
-                "a block of {} positions: it must be a power of two up to {}",
-                self.block_size,
-                super::attention::PARTITION
+                "a block of {} positions: it must be a power of two up to {MAX_BLOCK}",
+                self.block_size
             )));
         }
         if self.kv_heads == 0 || self.head_dim == 0 {

@@ -175,6 +175,23 @@ impl ThreadPool {
         }
     }
 
+    /// [`Self::run`] if the job is worth waking other threads for, else on this thread alone.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_if<F: Fn(usize, usize) + Sync>(
+        &self,
+        worth: bool,
+        tiles: usize,
+        job: F,
+    ) -> Result<(), KernelError> {
+        if worth {
+            self.run(tiles, job)
+        } else {
+            self.run_alone(tiles, &job)
+        }
+    }
+
     fn run_alone(&self, tiles: usize, job: &dyn Fn(usize, usize)) -> Result<(), KernelError> {
         // The caller's thread number is free: nested jobs run on one thread, with scratch of their own.
         catch_unwind(AssertUnwindSafe(|| {

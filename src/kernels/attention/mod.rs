@@ -6,19 +6,29 @@
 //! a row computes depends on its own position and keys only: not on the batch, the chunk it arrives in,
 //! the blocks it shares, or the threads.
 
+mod micro;
 mod plan;
 mod walk;
+
+use std::cell::RefCell;
 
 pub use plan::{AttentionPlan, AttentionRow, AttentionShape};
 
 use super::isa::Isa;
 use super::kv::{KvLayer, with_buffers};
-use super::simd::dispatch;
 use super::{KernelError, SharedMut, ThreadPool};
-use walk::{Walk, WalkScratch};
+use walk::{States, Walk, WalkScratch};
 
-/// Keys of a partition. Blocks divide it evenly.
-pub const PARTITION: usize = 256;
+/// Keys of a partition. Independent of the block size.
+pub const PARTITION: usize = 128;
+
+/// Multiply-adds below which attention is not worth sharing among threads.
+const SMALL: usize = 64 * 1024;
+
+thread_local! {
+    /// The states of rows between levels, kept from call to call by the thread that calls.
+    static STATES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Attention of all rows of `plan` over the keys and values of one layer.
 ///
@@ -62,17 +72,27 @@ fn attention_on(
         "attention: queries too short"
     );
     let out = SharedMut::new(out);
-    let tasks = plan.tasks();
-    pool.run(tasks.len() * layout.kv_heads, |_, index| {
-        let (task, kv_head) = (&tasks[index / layout.kv_heads], index % layout.kv_heads);
-        WalkScratch::with(|scratch| {
-            with_buffers!(layer.storage(), buffers => {
-                let walk = Walk { plan, layout, buffers, task, kv_head, queries, stride, out, scratch };
-                // SAFETY: the ISA is available; tasks have disjoint rows and KV heads disjoint query
-                // heads, so each walk writes its own part of `out`; the plan's blocks were checked.
-                unsafe { dispatch(isa, walk) }
-            });
-        });
+    STATES.with_borrow_mut(|states| {
+        let states = States::new(states, plan, layout);
+        for tasks in plan.levels() {
+            // All tasks of a head first: neighbours then find shared blocks in the cache.
+            let walk = |index: usize| {
+                let (kv_head, task) = (index / tasks.len(), &tasks[index % tasks.len()]);
+                WalkScratch::with(|scratch| {
+                    with_buffers!(layer.storage(), buffers => {
+                        let (plan, states) = (&*plan, states);
+                        let walk = Walk { isa, plan, layout, buffers, task, kv_head, queries, stride, out, states, scratch };
+                        // SAFETY: the ISA is available; a level's tasks have disjoint rows and KV heads
+                        // disjoint query heads, so each walk writes its own part of `out` and of the
+                        // states; the plan's blocks were checked.
+                        unsafe { walk.run() }
+                    });
+                });
+            };
+            let walks = tasks.len() * layout.kv_heads;
+            pool.run_if(plan.work() * width > SMALL, walks, |_, index| walk(index))?;
+        }
+        Ok(())
     })
 }
 

@@ -4,11 +4,17 @@
 //! after the other, `bf16` as pairs in one word, which is what the `bf16` dot product takes and what two
 //! shifts widen to `f32`. Outputs and inputs are filled up with zeros to whole panels and pairs.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
+use super::micro::{
+    KernelSize, MicroArgs, PanelElement, kernel_rows, max_rows, multiply, multiply_pairs,
+    panel_group,
+};
 use super::{Precision, Target};
 use crate::kernels::isa::Isa;
-use crate::kernels::simd::{LANES, Simd, SimdTask, dispatch};
+use crate::kernels::simd::LANES;
 use crate::kernels::{KernelError, SharedMut, ThreadPool};
 
 /// Multiply-adds below which a product is not worth sharing among threads.
@@ -152,22 +158,20 @@ impl DenseMatrix {
         // Panels a tile: at least 32 tiles of whole groups of four, up to sixteen panels.
         let chunk = (panels.div_ceil(32)).next_multiple_of(4).min(16);
         let chunks = panels.div_ceil(chunk);
-        let block = (ROW_BLOCK_BYTES / (self.pairs() * 2 * kind.size())).max(2 * MAX_ROWS);
+        let block = (ROW_BLOCK_BYTES / (self.pairs() * 2 * kind.size())).max(24);
         let blocks = activations.blocks(block);
-        let tile = |tile: usize| {
-            let (block, chunk_index) = (tile / chunks, tile % chunks);
-            let first_panel = chunk_index * chunk;
-            let task = DenseTask {
-                matrix: self,
-                activations,
-                tiles: activations.block(block, blocks),
-                first_panel,
-                end_panel: panels.min(first_panel + chunk),
-                target,
-                fast,
-            };
-            // SAFETY: the ISA is available and tiles write disjoint outputs.
-            unsafe { dispatch(isa, task) }
+        let work = Work {
+            matrix: self,
+            isa,
+            activations,
+            target,
+            fast,
+        };
+        let tile = |index: usize| {
+            let (block, first) = (index / chunks, index % chunks * chunk);
+            let tiles = activations.block(block, blocks);
+            // SAFETY: the ISA is available; each block and chunk has outputs of its own.
+            unsafe { work.run(tiles, first..panels.min(first + chunk)) }
         };
         if rows * self.out_features * self.in_features < SMALL {
             (0..blocks * chunks).for_each(tile);
@@ -199,11 +203,6 @@ impl Kind {
         }
     }
 }
-
-/// The most rows that any micro-kernel takes.
-const MAX_ROWS: usize = 12;
-/// The row counts that there are micro-kernels for; a tile in between is filled up with zero rows.
-const KERNEL_ROWS: [usize; 8] = [1, 2, 3, 4, 6, 8, 10, 12];
 
 /// Some rows that go through a micro-kernel together.
 #[derive(Clone, Copy)]
@@ -257,8 +256,7 @@ impl Activations {
         let (mut first_row, mut start) = (0, 0);
         for index in 0..count {
             let rows = (rows - first_row).div_ceil(count - index);
-            let fits = |&kernel: &usize| kernel >= rows;
-            let kernel_rows = KERNEL_ROWS.into_iter().find(fits).unwrap_or(rows);
+            let kernel_rows = kernel_rows(rows);
             self.tiles.push(RowTile {
                 first_row,
                 rows,
@@ -352,292 +350,90 @@ fn pack_pairs(x: &[f32], inputs: usize, tile: &RowTile, out: &mut [u32]) {
     }
 }
 
-/// The most rows of a micro-kernel on this instruction set.
-fn max_rows(isa: Isa) -> usize {
-    struct MaxRows;
-    impl SimdTask for MaxRows {
-        type Output = usize;
-        #[inline(always)]
-        unsafe fn run<S: Simd>(self) -> usize {
-            S::MAX_ROWS
-        }
-    }
-    // SAFETY: runs no instruction of the set.
-    unsafe { dispatch(isa, MaxRows) }
-}
-
-/// Some panels against the tiles of one block of rows.
-struct DenseTask<'a> {
+/// One product, as all its tiles see it.
+struct Work<'a> {
     matrix: &'a DenseMatrix,
+    isa: Isa,
     activations: &'a Activations,
-    tiles: &'a [RowTile],
-    first_panel: usize,
-    end_panel: usize,
     target: Target<'a>,
     fast: bool,
 }
 
-/// Loads the weights of two inputs for sixteen outputs, and multiplies.
-trait PanelElement: Copy {
-    /// Elements of a panel for two inputs.
-    const STEP: usize;
-    type Activation: Copy;
-    /// Activations for two inputs and one row.
-    const ACTIVATIONS: usize;
-
-    /// Adds two inputs' products to `M × N` sums, first the even input's, then the odd one's.
+impl Work<'_> {
+    /// Some panels against some tiles of rows.
     ///
     /// # Safety
-    /// Each panel pointer has `STEP` elements, `x` has `M · ACTIVATIONS`.
-    unsafe fn step<S: Simd, const M: usize, const N: usize>(
-        panels: [*const Self; N],
-        x: *const Self::Activation,
-        sums: &mut [[S::F; N]; M],
-    );
-}
-
-/// The two steps of all formats whose weights widen to `f32`.
-///
-/// # Safety
-/// `x` has `2 · M` numbers.
-#[inline(always)]
-unsafe fn two_steps<S: Simd, const M: usize, const N: usize>(
-    even: [S::F; N],
-    odd: [S::F; N],
-    x: *const f32,
-    sums: &mut [[S::F; N]; M],
-) {
-    // SAFETY: promised by the caller.
-    unsafe {
-        for m in 0..M {
-            let x = S::splat(*x.add(m));
-            for n in 0..N {
-                sums[m][n] = S::fma(even[n], x, sums[m][n]);
-            }
-        }
-        for m in 0..M {
-            let x = S::splat(*x.add(M + m));
-            for n in 0..N {
-                sums[m][n] = S::fma(odd[n], x, sums[m][n]);
-            }
-        }
-    }
-}
-
-macro_rules! plane_element {
-    ($type:ty, $load:ident) => {
-        impl PanelElement for $type {
-            const STEP: usize = 2 * LANES;
-            type Activation = f32;
-            const ACTIVATIONS: usize = 2;
-
-            #[inline(always)]
-            unsafe fn step<S: Simd, const M: usize, const N: usize>(
-                panels: [*const Self; N],
-                x: *const f32,
-                sums: &mut [[S::F; N]; M],
-            ) {
-                // SAFETY: promised by the caller.
-                unsafe {
-                    let even = panels.map(|panel| S::$load(panel));
-                    let odd = panels.map(|panel| S::$load(panel.add(LANES)));
-                    two_steps::<S, M, N>(even, odd, x, sums);
-                }
-            }
-        }
-    };
-}
-plane_element!(f32, load);
-plane_element!(f16, load_f16);
-
-/// A pair of `bf16` weights, multiplied in `f32`.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct ExactPair(u32);
-
-impl PanelElement for ExactPair {
-    const STEP: usize = LANES;
-    type Activation = f32;
-    const ACTIVATIONS: usize = 2;
-
-    #[inline(always)]
-    unsafe fn step<S: Simd, const M: usize, const N: usize>(
-        panels: [*const Self; N],
-        x: *const f32,
-        sums: &mut [[S::F; N]; M],
-    ) {
-        // SAFETY: promised by the caller; the type is a transparent word.
-        unsafe {
-            let both = panels.map(|panel| S::split_pairs(panel.cast()));
-            two_steps::<S, M, N>(both.map(|b| b.0), both.map(|b| b.1), x, sums);
-        }
-    }
-}
-
-/// A pair of `bf16` weights for the dot-product instruction.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct FastPair(u32);
-
-impl PanelElement for FastPair {
-    const STEP: usize = LANES;
-    type Activation = u32;
-    const ACTIVATIONS: usize = 1;
-
-    #[inline(always)]
-    unsafe fn step<S: Simd, const M: usize, const N: usize>(
-        panels: [*const Self; N],
-        x: *const u32,
-        sums: &mut [[S::F; N]; M],
-    ) {
-        // SAFETY: promised by the caller; the type is a transparent word.
-        unsafe {
-            let weights = panels.map(|panel| S::load_pairs(panel.cast()));
-            for m in 0..M {
-                let x = *x.add(m);
-                for n in 0..N {
-                    sums[m][n] = S::dot_pairs(sums[m][n], weights[n], x);
-                }
-            }
-        }
-    }
-}
-
-impl SimdTask for DenseTask<'_> {
-    type Output = ();
-
-    /// # Safety
-    /// Nobody else writes these panels' outputs of these rows.
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    /// The ISA is available and nobody else writes these rows' outputs of these panels.
+    unsafe fn run(&self, tiles: &[RowTile], panels: Range<usize>) {
         let numbers = self.activations.numbers.as_ptr();
         // SAFETY: promised by the caller.
         unsafe {
             match &self.matrix.panels {
-                Panels::F32(panels) => self.all::<S, f32>(panels.as_ptr(), numbers),
-                Panels::F16(panels) => self.all::<S, f16>(panels.as_ptr(), numbers),
-                Panels::Bf16(panels) if self.fast => {
-                    self.all::<S, FastPair>(
-                        panels.as_ptr().cast(),
-                        self.activations.words.as_ptr(),
-                    );
+                Panels::F32(weights) => self.all(tiles, panels, weights, numbers, multiply),
+                Panels::F16(weights) => self.all(tiles, panels, weights, numbers, multiply),
+                Panels::Bf16(weights) if self.fast => {
+                    let words = self.activations.words.as_ptr();
+                    self.all(tiles, panels, weights, words, multiply_pairs);
                 }
-                Panels::Bf16(panels) => self.all::<S, ExactPair>(panels.as_ptr().cast(), numbers),
+                Panels::Bf16(weights) => self.all(tiles, panels, weights, numbers, multiply),
             }
         }
     }
-}
 
-impl DenseTask<'_> {
     /// # Safety
-    /// As [`SimdTask::run`]; `weights` and `x` are the whole packed buffers.
-    #[inline(always)]
-    unsafe fn all<S: Simd, E: PanelElement>(&self, weights: *const E, x: *const E::Activation) {
-        let widest = self
-            .tiles
-            .iter()
-            .map(|tile| tile.kernel_rows)
-            .max()
-            .unwrap_or(0);
-        // Few rows leave registers for more panels, and their chains hide each other's latency.
-        let group = match (S::WIDE, widest) {
-            (true, ..=6) => 4,
-            (true, _) => 2,
-            (false, _) => 1,
-        };
-        let mut panel = self.first_panel;
-        while panel < self.end_panel {
-            let width = if self.end_panel - panel >= group {
+    /// As [`Self::run`]; `x` are the packed activations that `multiply` takes.
+    unsafe fn all<E: PanelElement, X>(
+        &self,
+        tiles: &[RowTile],
+        panels: Range<usize>,
+        weights: &[E],
+        x: *const X,
+        multiply: unsafe fn(Isa, KernelSize, MicroArgs<E, X>),
+    ) {
+        let widest = tiles.iter().map(|tile| tile.kernel_rows).max().unwrap_or(0);
+        let group = panel_group(self.isa, widest);
+        let pairs = self.matrix.pairs();
+        // Activations of a pair of inputs: one word or two numbers.
+        let pair_length = if self.fast { 1 } else { 2 };
+        let mut panel = panels.start;
+        while panel < panels.end {
+            let width = if panels.end - panel >= group {
                 group
             } else {
                 1
             };
-            for tile in self.tiles {
-                // SAFETY: promised by the caller.
-                unsafe {
-                    match width {
-                        4 => self.tile::<S, E, 4>(weights, x, panel, tile),
-                        2 => self.tile::<S, E, 2>(weights, x, panel, tile),
-                        _ => self.tile::<S, E, 1>(weights, x, panel, tile),
-                    }
-                }
-            }
-            panel += width;
-        }
-    }
-
-    /// # Safety
-    /// As [`Self::all`].
-    #[inline(always)]
-    unsafe fn tile<S: Simd, E: PanelElement, const N: usize>(
-        &self,
-        weights: *const E,
-        x: *const E::Activation,
-        panel: usize,
-        tile: &RowTile,
-    ) {
-        // SAFETY: promised by the caller. Row counts that the set's registers cannot hold never occur.
-        unsafe {
-            match tile.kernel_rows {
-                1 => self.micro::<S, E, 1, N>(weights, x, panel, tile),
-                2 => self.micro::<S, E, 2, N>(weights, x, panel, tile),
-                3 => self.micro::<S, E, 3, N>(weights, x, panel, tile),
-                4 => self.micro::<S, E, 4, N>(weights, x, panel, tile),
-                6 if S::MAX_ROWS >= 6 => self.micro::<S, E, 6, N>(weights, x, panel, tile),
-                8 if S::WIDE && N <= 2 => self.micro::<S, E, 8, N>(weights, x, panel, tile),
-                10 if S::WIDE && N <= 2 => self.micro::<S, E, 10, N>(weights, x, panel, tile),
-                12 if S::WIDE && N <= 2 => self.micro::<S, E, 12, N>(weights, x, panel, tile),
-                rows => unreachable!("no micro-kernel for {rows} rows and {N} panels"),
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`Self::all`]; `M` is the tile's row count and `N` panels begin at `panel`.
-    #[inline(always)]
-    unsafe fn micro<S: Simd, E: PanelElement, const M: usize, const N: usize>(
-        &self,
-        weights: *const E,
-        x: *const E::Activation,
-        panel: usize,
-        tile: &RowTile,
-    ) {
-        let pairs = self.matrix.pairs();
-        // SAFETY: panels and tile lie inside the buffers by construction of both.
-        unsafe {
-            let mut panels: [*const E; N] =
-                std::array::from_fn(|n| weights.add((panel + n) * pairs * E::STEP));
-            let mut x = x.add(tile.start * E::ACTIVATIONS);
-            let mut sums = [[S::splat(0.0); N]; M];
-            for _ in 0..pairs {
-                E::step::<S, M, N>(panels, x, &mut sums);
-                panels = panels.map(|panel| panel.add(E::STEP));
-                x = x.add(M * E::ACTIVATIONS);
-            }
-            for n in 0..N {
-                let first = (panel + n) * LANES;
-                let lanes = LANES.min(self.matrix.out_features - first);
-                for (m, sums) in sums.iter().enumerate().take(tile.rows) {
-                    let out = self
+            let first = panel * LANES;
+            for tile in tiles {
+                let args = MicroArgs {
+                    weights: weights[panel * pairs * E::STEP..].as_ptr(),
+                    panel_length: pairs * E::STEP,
+                    x: x.wrapping_add(tile.start * pair_length),
+                    pairs,
+                    out: self
                         .target
                         .out
-                        .at((tile.first_row + m) * self.target.stride + first);
-                    let mut sum = sums[n];
-                    if lanes == LANES {
-                        if let Some(bias) = self.target.bias {
-                            sum = S::add(sum, S::load(bias.as_ptr().add(first)));
-                        }
-                        S::store(out, sum);
-                    } else {
-                        let mut buffer = [0.0f32; LANES];
-                        S::store(buffer.as_mut_ptr(), sum);
-                        for (lane, &sum) in buffer[..lanes].iter().enumerate() {
-                            let bias = self.target.bias.map(|bias| bias[first + lane]);
-                            *out.add(lane) = bias.map_or(sum, |bias| sum + bias);
-                        }
-                    }
-                }
+                        .at(tile.first_row * self.target.stride + first),
+                    stride: self.target.stride,
+                    rows: tile.rows,
+                    outputs: (width * LANES).min(self.matrix.out_features - first),
+                    bias: self
+                        .target
+                        .bias
+                        .map_or(std::ptr::null(), |bias| bias[first..].as_ptr()),
+                };
+                // SAFETY: promised by the caller; the panels and the tile lie inside their buffers.
+                unsafe {
+                    multiply(
+                        self.isa,
+                        KernelSize {
+                            rows: tile.kernel_rows,
+                            panels: width,
+                        },
+                        args,
+                    )
+                };
             }
+            panel += width;
         }
     }
 }

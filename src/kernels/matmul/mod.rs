@@ -4,6 +4,7 @@
 //! micro-kernel, so a row's result does not depend on how many rows there are or which row it is.
 
 mod dense;
+mod micro;
 mod quantized;
 
 use std::cell::RefCell;

@@ -28,9 +28,7 @@ macro_rules! both {
 // trait asks of its callers.
 impl Simd for Avx2 {
     type F = Two;
-    type Pairs = [__m256i; 2];
-    const MAX_ROWS: usize = 6;
-    const WIDE: bool = false;
+    const SUMS: usize = 6;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Two {
@@ -91,7 +89,12 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn split_pairs(p: *const u32) -> (Two, Two) {
         // SAFETY: see above.
-        unsafe { widen(Self::load_pairs(p)) }
+        unsafe {
+            widen([
+                _mm256_loadu_si256(p.cast()),
+                _mm256_loadu_si256(p.add(8).cast()),
+            ])
+        }
     }
     #[inline(always)]
     unsafe fn add(a: Two, b: Two) -> Two {
@@ -152,25 +155,6 @@ impl Simd for Avx2 {
                 _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[0], limit), a[0]),
                 _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[1], limit), a[1]),
             ]
-        }
-    }
-    #[inline(always)]
-    unsafe fn load_pairs(p: *const u32) -> Self::Pairs {
-        // SAFETY: see above.
-        unsafe {
-            [
-                _mm256_loadu_si256(p.cast()),
-                _mm256_loadu_si256(p.add(8).cast()),
-            ]
-        }
-    }
-    #[inline(always)]
-    unsafe fn dot_pairs(acc: Two, w: Self::Pairs, x: u32) -> Two {
-        // SAFETY: see above.
-        unsafe {
-            let (even, odd) = widen(w);
-            let acc = Self::fma(even, Self::splat(f32::from_bits(x << 16)), acc);
-            Self::fma(odd, Self::splat(f32::from_bits(x & 0xffff_0000)), acc)
         }
     }
 }

@@ -4,25 +4,25 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Simd, SimdTask};
+use super::{Bf16Dot, Bf16DotTask, Simd, SimdTask};
 
 #[derive(Clone, Copy)]
-pub(in crate::kernels) struct Avx512<const BF16: bool>;
+pub(in crate::kernels) struct Avx512;
 
 /// # Safety
 /// The machine has AVX-512 F, BW, VL and DQ, AVX2, FMA and F16C.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 pub(super) unsafe fn run<T: SimdTask>(task: T) -> T::Output {
     // SAFETY: promised by the caller.
-    unsafe { task.run::<Avx512<false>>() }
+    unsafe { task.run::<Avx512>() }
 }
 
 /// # Safety
 /// As [`run`], and AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
-pub(super) unsafe fn run_bf16<T: SimdTask>(task: T) -> T::Output {
+pub(super) unsafe fn run_bf16<T: Bf16DotTask>(task: T) {
     // SAFETY: promised by the caller.
-    unsafe { task.run::<Avx512<true>>() }
+    unsafe { task.run::<Avx512>() }
 }
 
 /// The bits of each lane rounded to `bf16`, nearest even, in the lower half of the lane.
@@ -43,11 +43,9 @@ unsafe fn round_to_bf16(v: __m512) -> __m512i {
 
 // SAFETY of all bodies: the instruction set is present and pointers cover sixteen elements, as the
 // trait asks of its callers.
-impl<const BF16: bool> Simd for Avx512<BF16> {
+impl Simd for Avx512 {
     type F = __m512;
-    type Pairs = __m512i;
-    const MAX_ROWS: usize = 12;
-    const WIDE: bool = true;
+    const SUMS: usize = 24;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
@@ -155,25 +153,20 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             _mm512_maskz_mov_ps(keep, a)
         }
     }
+}
+
+// SAFETY of both bodies: as above, and the bf16 instructions are present.
+impl Bf16Dot for Avx512 {
+    type Pairs = __m512bh;
+
     #[inline(always)]
-    unsafe fn load_pairs(p: *const u32) -> __m512i {
-        // SAFETY: see above.
-        unsafe { _mm512_loadu_si512(p.cast()) }
+    unsafe fn load_pairs(p: *const u32) -> __m512bh {
+        // SAFETY: see above; both types are 64 bytes for which all bits are valid.
+        unsafe { std::mem::transmute(_mm512_loadu_si512(p.cast())) }
     }
     #[inline(always)]
-    unsafe fn dot_pairs(acc: __m512, w: __m512i, x: u32) -> __m512 {
-        // SAFETY: see above; the bf16 instruction runs only when it was detected.
-        unsafe {
-            if BF16 {
-                let x = _mm512_set1_epi32(x as i32);
-                _mm512_dpbf16_ps(acc, std::mem::transmute(w), std::mem::transmute(x))
-            } else {
-                let even = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(w));
-                let high = _mm512_set1_epi32(0xffff_0000u32 as i32);
-                let odd = _mm512_castsi512_ps(_mm512_and_si512(w, high));
-                let acc = Self::fma(even, Self::splat(f32::from_bits(x << 16)), acc);
-                Self::fma(odd, Self::splat(f32::from_bits(x & 0xffff_0000)), acc)
-            }
-        }
+    unsafe fn dot_pairs(acc: __m512, w: __m512bh, x: u32) -> __m512 {
+        // SAFETY: see above; both types are 64 bytes for which all bits are valid.
+        unsafe { _mm512_dpbf16_ps(acc, w, std::mem::transmute(_mm512_set1_epi32(x as i32))) }
     }
 }

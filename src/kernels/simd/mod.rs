@@ -27,14 +27,9 @@ pub(super) const LANES: usize = 16;
 pub(super) trait Simd: Copy + 'static {
     /// Sixteen `f32`.
     type F: Copy;
-    /// Sixteen pairs of `bf16`.
-    type Pairs: Copy;
 
-    /// How many rows a matrix micro-kernel holds in registers, with two panels of sixteen columns
-    /// (`WIDE`) or one.
-    const MAX_ROWS: usize;
-    /// Whether there are 32 registers of a whole vector each.
-    const WIDE: bool;
+    /// The most vectors of sums that a micro-kernel keeps in registers.
+    const SUMS: usize;
 
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;
@@ -64,11 +59,6 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn scale_by_power(a: Self::F, n: Self::F) -> Self::F;
     /// `a` where `x >= limit` or `x` is not a number, else 0.
     unsafe fn zero_below(a: Self::F, x: Self::F, limit: f32) -> Self::F;
-
-    /// Loads sixteen pairs for [`Self::dot_pairs`].
-    unsafe fn load_pairs(p: *const u32) -> Self::Pairs;
-    /// `acc + even(w)·even(x) + odd(w)·odd(x)` with one pair `x` for all lanes.
-    unsafe fn dot_pairs(acc: Self::F, w: Self::Pairs, x: u32) -> Self::F;
 
     /// The sum of all lanes, by halves: lane i with lane i+8, then i+4, i+2, i+1.
     #[inline(always)]
@@ -121,6 +111,43 @@ pub(super) trait Simd: Copy + 'static {
     }
 }
 
+/// An instruction set with the dot product of `bf16` pairs.
+pub(super) trait Bf16Dot: Simd {
+    /// Sixteen pairs of `bf16`.
+    type Pairs: Copy;
+    /// # Safety
+    /// As [`Simd`].
+    unsafe fn load_pairs(p: *const u32) -> Self::Pairs;
+    /// `acc + even(w)·even(x) + odd(w)·odd(x)` with one pair `x` for all lanes.
+    ///
+    /// # Safety
+    /// As [`Simd`].
+    unsafe fn dot_pairs(acc: Self::F, w: Self::Pairs, x: u32) -> Self::F;
+}
+
+/// A piece of work written over [`Bf16Dot`].
+pub(super) trait Bf16DotTask {
+    /// Must be `#[inline(always)]`.
+    ///
+    /// # Safety
+    /// As [`SimdTask::run`].
+    unsafe fn run<S: Bf16Dot>(self);
+}
+
+/// Runs `task` on an instruction set with [`Isa::has_bf16_dot`]; does nothing on others.
+///
+/// # Safety
+/// `isa` is one of [`Isa::available`], and what the task itself asks for.
+pub(super) unsafe fn dispatch_bf16<T: Bf16DotTask>(isa: Isa, task: T) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Bf16 {
+        // SAFETY: promised by the caller.
+        unsafe { avx512::run_bf16(task) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (isa, task);
+}
+
 /// A piece of work written over [`Simd`].
 pub(super) trait SimdTask {
     type Output;
@@ -143,9 +170,7 @@ pub(super) unsafe fn dispatch<T: SimdTask>(isa: Isa, task: T) -> T::Output {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::run(task),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::run(task),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => avx512::run_bf16(task),
+            Isa::Avx512 | Isa::Avx512Bf16 => avx512::run(task),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => neon::run(task),
         }

@@ -27,9 +27,7 @@ fn each(f: impl Fn(usize) -> float32x4_t) -> Four {
 // asks of its callers.
 impl Simd for Neon {
     type F = Four;
-    type Pairs = [uint32x4_t; 4];
-    const MAX_ROWS: usize = 6;
-    const WIDE: bool = false;
+    const SUMS: usize = 6;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Four {
@@ -83,7 +81,7 @@ impl Simd for Neon {
     unsafe fn split_pairs(p: *const u32) -> (Four, Four) {
         // SAFETY: see above.
         unsafe {
-            let pairs = Self::load_pairs(p);
+            let pairs: [uint32x4_t; 4] = std::array::from_fn(|i| vld1q_u32(p.add(4 * i)));
             let high = vdupq_n_u32(0xffff_0000);
             (
                 each(|i| vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs[i]))),
@@ -146,21 +144,5 @@ impl Simd for Neon {
             let below = vcltq_f32(x[i], vdupq_n_f32(limit));
             vbslq_f32(below, vdupq_n_f32(0.0), a[i])
         })
-    }
-    #[inline(always)]
-    unsafe fn load_pairs(p: *const u32) -> Self::Pairs {
-        // SAFETY: see above.
-        std::array::from_fn(|i| unsafe { vld1q_u32(p.add(4 * i)) })
-    }
-    #[inline(always)]
-    unsafe fn dot_pairs(acc: Four, w: Self::Pairs, x: u32) -> Four {
-        // SAFETY: see above.
-        unsafe {
-            let high = vdupq_n_u32(0xffff_0000);
-            let even = each(|i| vreinterpretq_f32_u32(vshlq_n_u32::<16>(w[i])));
-            let odd = each(|i| vreinterpretq_f32_u32(vandq_u32(w[i], high)));
-            let acc = Self::fma(even, Self::splat(f32::from_bits(x << 16)), acc);
-            Self::fma(odd, Self::splat(f32::from_bits(x & 0xffff_0000)), acc)
-        }
     }
 }

@@ -35,9 +35,7 @@ fn odd(pair: u32) -> f32 {
 // SAFETY of all bodies: pointers cover sixteen elements, as the trait asks of its callers.
 impl Simd for Scalar {
     type F = [f32; LANES];
-    type Pairs = [u32; LANES];
-    const MAX_ROWS: usize = 4;
-    const WIDE: bool = false;
+    const SUMS: usize = 4;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {
@@ -121,14 +119,5 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn zero_below(a: Self::F, x: Self::F, limit: f32) -> Self::F {
         each(|i| if x[i] < limit { 0.0 } else { a[i] })
-    }
-    #[inline(always)]
-    unsafe fn load_pairs(p: *const u32) -> Self::Pairs {
-        // SAFETY: see above.
-        unsafe { p.cast::<Self::Pairs>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn dot_pairs(acc: Self::F, w: Self::Pairs, x: u32) -> Self::F {
-        each(|i| fused(odd(w[i]), odd(x), fused(even(w[i]), even(x), acc[i])))
     }
 }

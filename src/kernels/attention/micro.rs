@@ -1,0 +1,387 @@
+//! The innermost loops of attention: some (row, head) pairs against the keys or values of a partition.
+
+use std::marker::PhantomData;
+
+use super::PARTITION;
+use crate::ids::BlockId;
+use crate::kernels::isa::Isa;
+use crate::kernels::kv::KvElement;
+use crate::kernels::simd::{LANES, Simd, SimdTask, dispatch};
+
+/// Scores of one pair: a partition, and room for a last store of sixteen.
+pub(super) const SCORES: usize = PARTITION + LANES;
+/// The most pairs of a tile.
+pub(super) const MAX_PAIRS: usize = 12;
+
+/// The pair counts that there are micro-kernels for.
+const KERNEL_PAIRS: [usize; 7] = [1, 2, 3, 4, 6, 8, 12];
+
+/// The most pairs of a micro-kernel on this instruction set.
+pub(super) fn max_pairs(isa: Isa) -> usize {
+    if sums(isa) >= 24 { 12 } else { 4 }
+}
+
+/// The smallest micro-kernel that takes `pairs`, which are at most [`max_pairs`].
+pub(super) fn kernel_pairs(pairs: usize) -> usize {
+    KERNEL_PAIRS
+        .into_iter()
+        .find(|&kernel| kernel >= pairs)
+        .unwrap_or(MAX_PAIRS)
+}
+
+fn sums(isa: Isa) -> usize {
+    struct Sums;
+    impl SimdTask for Sums {
+        type Output = usize;
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) -> usize {
+            S::SUMS
+        }
+    }
+    // SAFETY: runs no instruction of the set.
+    unsafe { dispatch(isa, Sums) }
+}
+
+/// The blocks of one KV head that a partition's keys lie in.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks<'a, T> {
+    /// The head's part of block 0, and elements from one block to the next.
+    pub(super) base: *const T,
+    pub(super) block_length: usize,
+    pub(super) blocks: &'a [BlockId],
+    /// The slot of the first key in the first block.
+    pub(super) first_slot: usize,
+    pub(super) block_size: usize,
+    pub(super) keys: usize,
+}
+
+impl<T> Blocks<'_, T> {
+    /// Calls `visit(block's pointer, first slot, slots, first key)` for each block in order.
+    #[inline(always)]
+    fn each(&self, mut visit: impl FnMut(*const T, usize, usize, usize)) {
+        let (mut key, mut slot) = (0, self.first_slot);
+        for block in self.blocks {
+            let slots = (self.block_size - slot).min(self.keys - key);
+            visit(
+                self.base.wrapping_add(block.0 as usize * self.block_length),
+                slot,
+                slots,
+                key,
+            );
+            key += slots;
+            slot = 0;
+        }
+    }
+}
+
+/// Scores of all keys: `scores[pair][key] = query · key`, one chain of multiply-adds along the dimensions.
+/// Up to fifteen scores behind the last key are written too.
+///
+/// # Safety
+/// `isa` is available; `pairs` is what [`kernel_pairs`] gives; `queries` are `[dim][pairs]` numbers and
+/// `scores` has rows of [`SCORES`]; the blocks are inside their buffer, with sixteen elements to spare.
+pub(super) unsafe fn scores<T: KvElement>(
+    isa: Isa,
+    pairs: usize,
+    keys: Blocks<'_, T>,
+    queries: &[f32],
+    dim: usize,
+    scores: &mut [f32],
+) {
+    macro_rules! sizes {
+        ($($pairs:literal),+) => {
+            match pairs {
+                $($pairs => {
+                    // SAFETY: promised by the caller.
+                    unsafe { dispatch(isa, Scores::<T, $pairs> { keys, queries, dim, scores }) }
+                })+
+                _ => unreachable!("no micro-kernel for {pairs} pairs"),
+            }
+        };
+    }
+    debug_assert!(queries.len() >= dim * pairs && scores.len() >= pairs * SCORES);
+    sizes!(1, 2, 3, 4, 6, 8, 12)
+}
+
+struct Scores<'a, T, const M: usize> {
+    keys: Blocks<'a, T>,
+    queries: &'a [f32],
+    dim: usize,
+    scores: &'a mut [f32],
+}
+
+impl<T: KvElement, const M: usize> SimdTask for Scores<'_, T, M> {
+    type Output = ();
+
+    /// # Safety
+    /// As [`scores`].
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // A constant, so that kernels too large for a set are not compiled for it.
+        if const { M > 4 && S::SUMS < 24 } {
+            return;
+        }
+        let (size, dim) = (self.keys.block_size, self.dim);
+        let queries = self.queries.as_ptr();
+        let scores = self.scores.as_mut_ptr();
+        self.keys.each(|block, slot, slots, key| {
+            let mut done = 0;
+            while done < slots {
+                // SAFETY: promised by the caller.
+                unsafe {
+                    let (keys, to) = (block.add(slot + done), scores.add(key + done));
+                    if const { S::SUMS >= 24 } && slots - done > LANES {
+                        score::<S, T, M, 2>(keys, size, queries, dim, to);
+                        done += 2 * LANES;
+                    } else {
+                        score::<S, T, M, 1>(keys, size, queries, dim, to);
+                        done += LANES;
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// # Safety
+/// As [`scores`], for `N` vectors of keys from `keys` on.
+#[inline(always)]
+unsafe fn score<S: Simd, T: KvElement, const M: usize, const N: usize>(
+    mut keys: *const T,
+    size: usize,
+    mut queries: *const f32,
+    dim: usize,
+    to: *mut f32,
+) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let mut sums = [[S::splat(0.0); N]; M];
+        for _ in 0..dim {
+            let loaded: [S::F; N] = std::array::from_fn(|n| T::load::<S>(keys.add(n * LANES)));
+            for (m, sums) in sums.iter_mut().enumerate() {
+                let query = S::splat(*queries.add(m));
+                for n in 0..N {
+                    sums[n] = S::fma(loaded[n], query, sums[n]);
+                }
+            }
+            keys = keys.wrapping_add(size);
+            queries = queries.add(M);
+        }
+        for (m, sums) in sums.iter().enumerate() {
+            for (n, &sum) in sums.iter().enumerate() {
+                S::store(to.add(m * SCORES + n * LANES), sum);
+            }
+        }
+    }
+}
+
+/// Weighted sums of values: `out[pair][dimension] = Σ weights[pair][key] · value[key]`, key by key in order.
+///
+/// # Safety
+/// As [`scores`]; `out` has rows of `padded` numbers, which is a multiple of sixteen.
+pub(super) unsafe fn values<T: KvElement>(
+    isa: Isa,
+    pairs: usize,
+    values: Blocks<'_, T>,
+    weights: &[f32],
+    padded: usize,
+    out: &mut [f32],
+) {
+    debug_assert!(weights.len() >= pairs * SCORES && out.len() >= pairs * padded);
+    let wide = sums(isa) >= 24;
+    let mut from = 0;
+    while from < padded {
+        let vectors = match (padded - from) / LANES {
+            8.. if wide && pairs <= 2 => 8,
+            4.. if wide && pairs <= 6 => 4,
+            2.. if wide && pairs >= 8 => 2,
+            _ => 1,
+        };
+        macro_rules! sizes {
+            ($(($pairs:literal, $vectors:literal)),+) => {
+                match (pairs, vectors) {
+                    $(($pairs, $vectors) => {
+                        let part = Values::<T, $pairs, $vectors> {
+                            values, weights, padded, from, out: &mut *out, element: PhantomData,
+                        };
+                        // SAFETY: promised by the caller.
+                        unsafe { dispatch(isa, part) }
+                    })+
+                    _ => unreachable!("no micro-kernel for {pairs} pairs and {vectors} vectors"),
+                }
+            };
+        }
+        sizes!(
+            (1, 8),
+            (2, 8),
+            (1, 4),
+            (2, 4),
+            (3, 4),
+            (4, 4),
+            (6, 4),
+            (8, 2),
+            (12, 2),
+            (1, 1),
+            (2, 1),
+            (3, 1),
+            (4, 1),
+            (6, 1),
+            (8, 1),
+            (12, 1)
+        );
+        from += vectors * LANES;
+    }
+}
+
+struct Values<'a, T, const M: usize, const N: usize> {
+    values: Blocks<'a, T>,
+    weights: &'a [f32],
+    padded: usize,
+    /// The first dimension.
+    from: usize,
+    out: &'a mut [f32],
+    element: PhantomData<T>,
+}
+
+impl<T: KvElement, const M: usize, const N: usize> SimdTask for Values<'_, T, M, N> {
+    type Output = ();
+
+    /// # Safety
+    /// As [`values`]; there are `N` vectors of dimensions from `from` on.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // A constant, so that kernels too large for a set are not compiled for it.
+        if const { (M > 4 || N > 1) && S::SUMS < 24 } {
+            return;
+        }
+        let Self {
+            values,
+            weights,
+            padded,
+            from,
+            out,
+            ..
+        } = self;
+        let weights = weights.as_ptr();
+        // SAFETY: promised by the caller.
+        unsafe {
+            let mut sums = [[S::splat(0.0); N]; M];
+            values.each(|block, slot, slots, first| {
+                let mut value = block.add(slot * padded + from);
+                for key in first..first + slots {
+                    let loaded: [S::F; N] =
+                        std::array::from_fn(|n| T::load::<S>(value.add(n * LANES)));
+                    for (m, sums) in sums.iter_mut().enumerate() {
+                        let weight = S::splat(*weights.add(m * SCORES + key));
+                        for n in 0..N {
+                            sums[n] = S::fma(loaded[n], weight, sums[n]);
+                        }
+                    }
+                    value = value.wrapping_add(padded);
+                }
+            });
+            for (m, sums) in sums.iter().enumerate() {
+                for (n, &sum) in sums.iter().enumerate() {
+                    // A negative zero, which only rounding leaves, becomes the zero that a masked key
+                    // behind it would make of it.
+                    let sum = S::add(sum, S::splat(0.0));
+                    S::store(
+                        out[m * padded + from + n * LANES..][..LANES].as_mut_ptr(),
+                        sum,
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Turns scores into `e^(score - maximum)`; gives the maximum and the sum. Whole vectors.
+pub(super) struct Weigh<'a>(pub(super) &'a mut [f32]);
+
+impl SimdTask for Weigh<'_> {
+    type Output = (f32, f32);
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> (f32, f32) {
+        let scores = self.0;
+        // SAFETY: all accesses are whole chunks of sixteen.
+        unsafe {
+            let mut largest = S::splat(f32::NEG_INFINITY);
+            for chunk in scores.chunks_exact(LANES) {
+                largest = S::max(largest, S::load(chunk.as_ptr()));
+            }
+            let maximum = S::max_lane(largest);
+            if maximum == f32::NEG_INFINITY {
+                scores.fill(0.0);
+                return (maximum, 0.0);
+            }
+            let shift = S::splat(maximum);
+            let mut total = S::splat(0.0);
+            for chunk in scores.chunks_exact_mut(LANES) {
+                let weight = S::exp(S::sub(S::load(chunk.as_ptr()), shift));
+                S::store(chunk.as_mut_ptr(), weight);
+                total = S::add(total, weight);
+            }
+            (maximum, S::sum(total))
+        }
+    }
+}
+
+/// What a (row, head) pair has gathered so far.
+pub(super) struct State<'a> {
+    /// The largest score; minus infinity before the first key.
+    pub(super) maximum: &'a mut f32,
+    /// The sum of the weights relative to the maximum.
+    pub(super) total: &'a mut f32,
+    /// The weighted sums of values, in whole vectors.
+    pub(super) sums: &'a mut [f32],
+}
+
+/// Adds a partition's result to what the partitions before it gave.
+pub(super) struct Combine<'a> {
+    pub(super) state: State<'a>,
+    pub(super) maximum: f32,
+    pub(super) total: f32,
+    pub(super) partial: &'a [f32],
+}
+
+impl SimdTask for Combine<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let State {
+            maximum,
+            total,
+            sums,
+        } = self.state;
+        if *maximum == f32::NEG_INFINITY {
+            (*maximum, *total) = (self.maximum, self.total);
+            sums.copy_from_slice(self.partial);
+            return;
+        }
+        // SAFETY: all accesses are whole chunks of sixteen.
+        unsafe {
+            let both = f32::max(*maximum, self.maximum);
+            let mut shifts = [0.0f32; LANES];
+            shifts[0] = *maximum - both;
+            shifts[1] = self.maximum - both;
+            let factors = S::exp(S::load(shifts.as_ptr()));
+            S::store(shifts.as_mut_ptr(), factors);
+            let [old, new] = [shifts[0], shifts[1]];
+            *maximum = both;
+            *total = *total * old + self.total * new;
+            let (old, new) = (S::splat(old), S::splat(new));
+            for (sum, partial) in sums
+                .chunks_exact_mut(LANES)
+                .zip(self.partial.chunks_exact(LANES))
+            {
+                let scaled = S::mul(S::load(sum.as_ptr()), old);
+                S::store(
+                    sum.as_mut_ptr(),
+                    S::fma(S::load(partial.as_ptr()), new, scaled),
+                );
+            }
+        }
+    }
+}
