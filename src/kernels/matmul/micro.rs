@@ -217,22 +217,33 @@ impl<E: PanelElement, const M: usize, const N: usize> SimdTask for Micro<E, M, N
             let mut sums = [[S::splat(0.0); N]; M];
             for _ in 0..args.pairs {
                 let both = panels.map(|panel| E::load::<S>(panel));
-                for m in 0..M {
-                    let x = S::splat(*x.add(m));
-                    for n in 0..N {
-                        sums[m][n] = S::fma(both[n].0, x, sums[m][n]);
-                    }
-                }
-                for m in 0..M {
-                    let x = S::splat(*x.add(M + m));
-                    for n in 0..N {
-                        sums[m][n] = S::fma(both[n].1, x, sums[m][n]);
-                    }
-                }
+                add_products::<S, M, N>(both.map(|both| both.0), x, &mut sums);
+                add_products::<S, M, N>(both.map(|both| both.1), x.add(M), &mut sums);
                 panels = panels.map(|panel| panel.add(E::STEP));
                 x = x.add(2 * M);
             }
             write::<S, E, f32, M, N>(&args, &sums);
+        }
+    }
+}
+
+/// Adds the products of one input: its weights for `N` panels with `M` rows' activations.
+///
+/// # Safety
+/// As [`Simd`]; `x` has `M` numbers.
+#[inline(always)]
+unsafe fn add_products<S: Simd, const M: usize, const N: usize>(
+    weights: [S::F; N],
+    x: *const f32,
+    sums: &mut [[S::F; N]; M],
+) {
+    for (m, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let x = S::splat(*x.add(m));
+            for (sum, &weight) in sums.iter_mut().zip(&weights) {
+                *sum = S::fma(weight, x, *sum);
+            }
         }
     }
 }
@@ -253,10 +264,10 @@ impl<const M: usize, const N: usize> Bf16DotTask for PairMicro<M, N> {
             let mut sums = [[S::splat(0.0); N]; M];
             for _ in 0..args.pairs {
                 let weights = panels.map(|panel| S::load_pairs(panel));
-                for m in 0..M {
+                for (m, sums) in sums.iter_mut().enumerate() {
                     let x = *x.add(m);
-                    for n in 0..N {
-                        sums[m][n] = S::dot_pairs(sums[m][n], weights[n], x);
+                    for (sum, &weight) in sums.iter_mut().zip(&weights) {
+                        *sum = S::dot_pairs(*sum, weight, x);
                     }
                 }
                 panels = panels.map(|panel| panel.add(LANES));

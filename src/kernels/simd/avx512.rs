@@ -162,11 +162,17 @@ impl Bf16Dot for Avx512 {
     #[inline(always)]
     unsafe fn load_pairs(p: *const u32) -> __m512bh {
         // SAFETY: see above; both types are 64 bytes for which all bits are valid.
-        unsafe { std::mem::transmute(_mm512_loadu_si512(p.cast())) }
+        unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(p.cast())) }
     }
     #[inline(always)]
     unsafe fn dot_pairs(acc: __m512, w: __m512bh, x: u32) -> __m512 {
         // SAFETY: see above; both types are 64 bytes for which all bits are valid.
-        unsafe { _mm512_dpbf16_ps(acc, w, std::mem::transmute(_mm512_set1_epi32(x as i32))) }
+        unsafe {
+            _mm512_dpbf16_ps(
+                acc,
+                w,
+                std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x as i32)),
+            )
+        }
     }
 }
