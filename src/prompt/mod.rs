@@ -15,6 +15,8 @@ mod output;
 mod reasoning;
 mod stop;
 mod template;
+#[cfg(test)]
+mod tests;
 mod tools;
 
 pub use detokenizer::Detokenizer;

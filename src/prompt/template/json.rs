@@ -4,6 +4,7 @@ use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
 use super::arguments::Arguments;
+use super::values::{as_float, float_value};
 
 /// JSON as a value of templates.
 pub(in crate::prompt) fn json_value(json: &serde_json::Value) -> Value {
@@ -13,7 +14,7 @@ pub(in crate::prompt) fn json_value(json: &serde_json::Value) -> Value {
         serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
             (Some(integer), _) => Value::from(integer),
             (None, Some(integer)) => Value::from(integer),
-            (None, None) => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+            (None, None) => float_value(number.as_f64().unwrap_or(f64::NAN)),
         },
         serde_json::Value::String(text) => Value::from(text.as_str()),
         serde_json::Value::Array(items) => items.iter().map(json_value).collect(),
@@ -114,6 +115,7 @@ impl Writer {
                 .out
                 .push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.out.push_str(&number(value)),
+            _ if as_float(value).is_some() => self.out.push_str(&number(value)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq => self.array(value, depth)?,
             ValueKind::Map => self.object(value, depth)?,
@@ -221,19 +223,16 @@ impl Writer {
 }
 
 fn number(value: &Value) -> String {
-    if value.is_integer() {
-        return value.to_string();
-    }
-    match f64::try_from(value.clone()) {
-        Ok(number) if number.is_nan() => "NaN".to_string(),
-        Ok(number) if number.is_infinite() => if number > 0.0 {
+    match as_float(value) {
+        Some(number) if number.is_nan() => "NaN".to_string(),
+        Some(number) if number.is_infinite() => if number > 0.0 {
             "Infinity"
         } else {
             "-Infinity"
         }
         .to_string(),
-        Ok(number) => float_repr(number),
-        Err(_) => value.to_string(),
+        Some(number) => float_repr(number),
+        None => value.to_string(),
     }
 }
 

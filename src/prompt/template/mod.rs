@@ -1,8 +1,11 @@
 //! Running a model's chat template (Jinja) as Hugging Face transformers does.
 
 mod arguments;
+mod filters;
 mod json;
 mod python;
+mod source;
+mod values;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
@@ -51,7 +54,7 @@ impl ChatTemplate {
         environment.add_function("strftime_now", strftime_now);
         python::install(&mut environment);
         environment
-            .add_template_owned(NAME, without_generation_tags(source))
+            .add_template_owned(NAME, source::adapted(source))
             .map_err(|error| PromptError::InvalidTemplate(description(&error)))?;
         Ok(ChatTemplate { environment })
     }
@@ -81,7 +84,15 @@ impl ChatTemplate {
             bytes: Vec::new(),
             exceeded: false,
         };
-        let rendered = template.render_captured_to(context, &mut output).map(drop);
+        // The engine has been seen to panic on odd templates. A model's template must not end the server.
+        let rendered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            template.render_captured_to(context, &mut output).map(drop)
+        }));
+        let Ok(rendered) = rendered else {
+            return Err(PromptError::TemplateFailed(
+                "the template engine stopped".to_string(),
+            ));
+        };
         if output.exceeded {
             return Err(PromptError::TemplateLimit(format!(
                 "{MAX_OUTPUT} bytes of text"
@@ -152,29 +163,4 @@ fn description(error: &Error) -> String {
         Some(line) => format!("{what} (line {line})"),
         None => what,
     }
-}
-
-/// `{% generation %}` marks, for training, what the assistant wrote. It renders its body, in a scope of
-/// its own, which is what `{% with %}` does.
-fn without_generation_tags(source: &str) -> String {
-    let mut text = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else {
-            break;
-        };
-        let tag = &rest[start..start + length];
-        text.push_str(&rest[..start]);
-        match tag
-            .trim_start_matches("{%")
-            .trim_matches(['-', '+', ' ', '\t', '\r', '\n'])
-        {
-            "generation" => text.push_str(&tag.replace("generation", "with")),
-            "endgeneration" => text.push_str(&tag.replace("endgeneration", "endwith")),
-            _ => text.push_str(tag),
-        }
-        rest = &rest[start + length..];
-    }
-    text.push_str(rest);
-    text
 }

@@ -163,7 +163,9 @@ impl HermesParser {
                 State::Text | State::AfterObject => break,
             }
         }
-        for character in std::mem::take(&mut self.tag).chars() {
+        let tag = std::mem::take(&mut self.tag);
+        let closes = self.close_due && self.fresh && CLOSE.starts_with(tag.as_str());
+        for character in tag.chars().filter(|_| !closes) {
             self.text(character, out);
         }
         if !(self.fresh && self.calls > 0) {
@@ -181,7 +183,9 @@ impl HermesParser {
         }
         if self.close_due && self.tag == CLOSE {
             self.tag.clear();
+            self.space.clear();
             self.close_due = false;
+            self.fresh = true;
             return;
         }
         if OPEN.starts_with(self.tag.as_str())

@@ -1,0 +1,5 @@
+//! Tests of the prompt layer as a whole; what belongs to one file is tested in it.
+
+mod detokenizing;
+mod parsing;
+mod rendering;
