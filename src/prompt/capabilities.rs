@@ -69,12 +69,12 @@ impl Capabilities {
                 .render(found, messages, tools)
                 .is_some_and(|rendered| rendered.contains(text))
         };
-        if !prints(&found, &[user.clone()], &[], TEXT) {
+        if !prints(&found, std::slice::from_ref(&user), &[], TEXT) {
             let parts = Capabilities {
                 content_parts: true,
                 ..found
             };
-            if prints(&parts, &[user.clone()], &[], TEXT) {
+            if prints(&parts, std::slice::from_ref(&user), &[], TEXT) {
                 found = parts;
             }
         }
@@ -86,7 +86,7 @@ impl Capabilities {
             "description": "A tool.",
             "parameters": { "type": "object", "properties": { KEY: { "type": "string", "description": "A value." } }, "required": [KEY] },
         }})];
-        let declares = prints(&found, &[user.clone()], &tools, TOOL);
+        let declares = prints(&found, std::slice::from_ref(&user), &tools, TOOL);
         // In order of preference.
         let forms = [
             (ArgumentsForm::Mapping, true),

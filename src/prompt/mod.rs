@@ -54,7 +54,7 @@ pub enum PromptError {
     #[error("the model's chat template failed: {0}")]
     TemplateFailed(String),
     /// The template ran too long or wrote too much.
-    #[error("the model's chat template exceeded its limit of {0}")]
+    #[error("the model's chat template exceeded its limit: {0}")]
     TemplateLimit(String),
     /// `chat_template_kwargs` holds a variable that is not the request's to set.
     #[error("chat_template_kwargs cannot set {0}")]

@@ -15,10 +15,11 @@ use super::PromptError;
 pub(super) use arguments::arguments_value;
 pub(super) use json::json_value;
 
-/// Instructions one rendering may take. A conversation of a thousand messages takes about a tenth.
+/// Instructions one rendering may take: a few seconds. Most templates take less than a million for a
+/// thousand messages; some look at all messages for each.
 const FUEL: u64 = 20_000_000;
-/// Blocks and macro calls in each other.
-const MAX_RECURSION: usize = 200;
+/// Blocks in each other, a macro call counting for several. The engine allows no more.
+const MAX_RECURSION: usize = 500;
 /// Bytes one rendering may write.
 const MAX_OUTPUT: usize = 64 * 1024 * 1024;
 /// The one template of the environment.
@@ -37,7 +38,15 @@ struct Raised(String);
 
 impl ChatTemplate {
     /// Compiles a template's text.
+    ///
+    /// # Errors
+    /// [`PromptError::InvalidTemplate`].
     pub fn new(source: &str) -> Result<Self, PromptError> {
+        ChatTemplate::with_fuel(source, FUEL)
+    }
+
+    /// Compiles a template that may take so many instructions.
+    pub(super) fn with_fuel(source: &str, fuel: u64) -> Result<Self, PromptError> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder()
             .trim_blocks(true)
@@ -48,7 +57,7 @@ impl ChatTemplate {
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_debug(false);
-        environment.set_fuel(Some(FUEL));
+        environment.set_fuel(Some(fuel));
         environment.set_recursion_limit(MAX_RECURSION);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
@@ -94,9 +103,7 @@ impl ChatTemplate {
             ));
         };
         if output.exceeded {
-            return Err(PromptError::TemplateLimit(format!(
-                "{MAX_OUTPUT} bytes of text"
-            )));
+            return Err(PromptError::TemplateLimit("output".to_string()));
         }
         rendered.map_err(|error| failure(&error))?;
         String::from_utf8(output.bytes)
@@ -148,7 +155,7 @@ fn failure(error: &Error) -> PromptError {
         source = inner.source();
     }
     if error.kind() == ErrorKind::OutOfFuel {
-        return PromptError::TemplateLimit(format!("{FUEL} instructions"));
+        return PromptError::TemplateLimit("instructions".to_string());
     }
     PromptError::TemplateFailed(description(error))
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::detokenizing::{format_of, tokenizer};
-use crate::prompt::{ChatInput, PromptAssets, PromptError, PromptFormat};
+use crate::prompt::{ChatInput, ChatTemplate, PromptAssets, PromptError, PromptFormat};
 
 /// ChatML with tools, calls printed as they are.
 const CHATML: &str = r#"{%- if tools %}
@@ -215,13 +215,14 @@ fn templates_refuse_and_fail_with_a_reason() {
 
 #[test]
 fn templates_cannot_run_away() {
-    let user = json!({ "role": "user", "content": "x" });
     for endless in [
         "{% for a in range(99999) %}{% for b in range(99999) %}{% set x = a * b %}{% endfor %}{% endfor %}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "{% for a in range(99999) %}{{ 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx' * 99 }}{% endfor %}",
+        "{% for a in range(99999) %}{{ 'a text of some length, many times over' * 99 }}{% endfor %}",
     ] {
-        let result = render(&format(endless), json!([user]), json!([]));
+        let result = ChatTemplate::with_fuel(endless, 500_000)
+            .expect("valid")
+            .render_json(&Map::new());
         assert!(
             matches!(
                 result,
