@@ -623,4 +623,18 @@ mod tests {
         let error = parse_log_filter("trunkline=loud").unwrap_err();
         assert!(error.to_string().contains("trunkline=loud"), "{error}");
     }
+
+    #[test]
+    fn the_readme_has_every_metric() {
+        let readme = include_str!("../README.md");
+        let metrics = Metrics::new();
+        for family in metrics.registry.gather() {
+            let name = family.name();
+            let listed = readme.contains(&format!("| `{name}` |"));
+            assert!(
+                listed || name.starts_with("process_"),
+                "README.md has no row for {name}"
+            );
+        }
+    }
 }

@@ -80,9 +80,6 @@ impl fmt::Display for Layer {
 pub fn command() -> Command {
     let command = Command::new("trunkline")
         .version(env!("CARGO_PKG_VERSION"))
-        .about(
-            "An OpenAI-compatible inference server for many parallel agent clients on one machine.",
-        )
         .before_help(
             "Without any flag, the embedded demo model answers on http://127.0.0.1:8080/v1.",
         )
@@ -95,7 +92,12 @@ pub fn command() -> Command {
                 .value_parser(clap::value_parser!(PathBuf))
                 .help("Configuration file [default: config/trunkline.toml, if there is one]"),
         );
+    // Last, because the fields' own documentation would take its place.
     Config::augment_args(command)
+        .about(
+            "An OpenAI-compatible inference server for many parallel agent clients on one machine.",
+        )
+        .long_about(None)
 }
 
 const HELP_FOOTER: &str = "\
@@ -521,10 +523,35 @@ mod tests {
             "Scheduling:",
             "Engine:",
             "Logging:",
+            "OpenAI-compatible",
             "TRUNKLINE_",
             "Examples:",
         ] {
             assert!(help.contains(part), "{part} is missing from\n{help}");
+        }
+    }
+
+    #[test]
+    fn the_readme_has_every_option_with_its_default() {
+        let readme = include_str!("../../README.md");
+        let command = Config::augment_args(Command::new("trunkline"));
+        for argument in command.get_arguments() {
+            let name = argument.get_id().as_str().replace('_', "-");
+            let row = readme
+                .lines()
+                .find(|line| line.starts_with(&format!("| `--{name}` |")));
+            let row = row.unwrap_or_else(|| panic!("README.md has no row for --{name}"));
+            for default in argument
+                .get_default_values()
+                .iter()
+                .filter(|value| !value.is_empty())
+            {
+                let default = default.to_str().unwrap();
+                assert!(
+                    row.contains(&format!("`{default}`")),
+                    "{row} does not say {default}"
+                );
+            }
         }
     }
 }

@@ -251,6 +251,7 @@ fn large_bodies_are_413() {
             break;
         }
     }
+    let _ = socket.write_all(b"0\r\n\r\n");
     let mut answer = Vec::new();
     // A reset after the answer is no matter.
     let _ = socket.read_to_end(&mut answer);

@@ -125,11 +125,6 @@ impl EventStream {
         header(&self.headers, name)
     }
 
-    /// The socket, to misbehave with.
-    pub fn socket(&self) -> &TcpStream {
-        &self.socket
-    }
-
     /// Closes the connection as a client that leaves does.
     pub fn leave(self) {
         // The server may have closed it already.
