@@ -7,8 +7,11 @@ use crate::engine::step::StepStatistics;
 /// The weight of the newest measurement.
 const NEWEST: f64 = 0.3;
 
-/// The token budget of a step: as much as the limit when nobody waits for a next token, else as much
-/// as fits into the target time, so that a long prompt on a slow device never stalls running streams.
+/// How much longer a step may take when nobody waits for a next token, only new requests for their turn.
+const PATIENCE: u32 = 5;
+
+/// The token budget of a step: as much as fits into the target time, so that a long prompt on a slow
+/// device neither stalls running streams nor keeps new requests out for long.
 #[derive(Debug)]
 pub struct TokenBudget {
     /// Tokens of a step at most.
@@ -43,13 +46,15 @@ impl TokenBudget {
 
     /// Tokens for the next step.
     pub fn tokens(&self, has_decode_rows: bool) -> usize {
-        match self.rate {
-            Some(rate) if has_decode_rows => {
-                let fitting = (rate * self.target.as_secs_f64()) as usize;
-                fitting.clamp(self.floor, self.limit)
-            }
-            _ => self.limit,
-        }
+        let target = if has_decode_rows {
+            self.target
+        } else {
+            self.target * PATIENCE
+        };
+        let fitting = |rate: f64| (rate * target.as_secs_f64()) as usize;
+        self.rate.map_or(self.limit, |rate| {
+            fitting(rate).clamp(self.floor, self.limit)
+        })
     }
 }
 
@@ -73,11 +78,16 @@ mod tests {
             budget.observe(&step(512, 1000));
         }
         assert_eq!(budget.tokens(true), 102);
-        assert_eq!(budget.tokens(false), 512, "nobody waits for a token");
+        assert_eq!(
+            budget.tokens(false),
+            512,
+            "five times as long is enough for the limit"
+        );
         for _ in 0..50 {
             budget.observe(&step(100, 10_000));
         }
         assert_eq!(budget.tokens(true), 32);
+        assert_eq!(budget.tokens(false), 32);
     }
 
     #[test]

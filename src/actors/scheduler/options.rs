@@ -27,7 +27,8 @@ pub struct SchedulerOptions {
     pub max_running: usize,
     /// Sequences in the waiting queue when a new one is refused.
     pub max_waiting: usize,
-    /// How long a step with decode rows should take at most: prefill chunks beside them are cut to fit.
+    /// How long a step with decode rows should take at most: prefill chunks are cut to fit. A step
+    /// without any may take five times as long.
     pub target_step_time: Duration,
 }
 

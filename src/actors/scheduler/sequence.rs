@@ -125,6 +125,12 @@ impl<E: EventSink> Sequence<E> {
         }
     }
 
+    /// The engine has answered a plan with a row of it, which samples or not.
+    pub fn answered(&mut self, samples: bool) {
+        self.in_flight -= 1;
+        self.sampling -= usize::from(samples);
+    }
+
     /// Takes the next token of the output, and tells the streamer. Returns the end, if this is it.
     pub fn take_token(&mut self, sampled: SampledToken) -> Option<Finished> {
         self.generated.push(sampled.token);
