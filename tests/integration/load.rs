@@ -44,17 +44,19 @@ const QUESTIONS: [&str; 6] = [
 fn request(choices: &mut Choices) -> Value {
     let system = choices.one_of(&SYSTEMS);
     let question = choices.one_of(&QUESTIONS);
-    let filler = "The quick brown fox jumps over the lazy dog. ".repeat([0, 0, 3, 12][choices.below(4) as usize]);
+    let filler = "The quick brown fox jumps over the lazy dog. "
+        .repeat([0, 0, 3, 12][choices.below(4) as usize]);
     let mut messages = Vec::new();
     if !system.is_empty() {
         messages.push(json!({"role": "system", "content": format!("{system}{filler}")}));
     }
     messages.push(json!({"role": "user", "content": question}));
     let seeded = choices.below(3) == 0;
+    let max_tokens = [1, 5, 20, 60, 120][choices.below(5) as usize];
     json!({
         "model": "demo",
         "messages": messages,
-        "max_tokens": [1, 5, 20, 60, 120][choices.below(5) as usize],
+        "max_tokens": max_tokens,
         "ignore_eos": choices.below(2) == 0,
         "temperature": if seeded { 0.9 } else { 0.0 },
         "seed": choices.below(3),
@@ -78,8 +80,17 @@ fn read(stream: EventStream) -> (String, String) {
 /// The same from a whole answer.
 fn whole(answer: &Value) -> (String, String) {
     let choice = &answer["choices"][0];
-    let content = choice["message"]["content"].as_str().unwrap_or("").to_owned();
-    (content, choice["finish_reason"].as_str().expect("a reason").to_owned())
+    let content = choice["message"]["content"]
+        .as_str()
+        .unwrap_or("")
+        .to_owned();
+    (
+        content,
+        choice["finish_reason"]
+            .as_str()
+            .expect("a reason")
+            .to_owned(),
+    )
 }
 
 #[test]
@@ -91,14 +102,21 @@ fn sixty_four_concurrent_streams_equal_their_solo_runs() {
             let mut body = request(&mut choices);
             body["max_tokens"] = json!(40);
             // A question of its own, so that no two prompts are equal.
-            body["messages"].as_array_mut().expect("messages").push(json!({"role": "user", "content": format!("Repeat after me: word {number}")}));
+            body["messages"].as_array_mut().expect("messages").push(
+                json!({"role": "user", "content": format!("Repeat after me: word {number}")}),
+            );
             body
         })
         .collect();
     let together: Vec<_> = thread::scope(|scope| {
-        let clients: Vec<_> =
-            requests.iter().map(|body| scope.spawn(|| read(server.stream_chat(body)))).collect();
-        clients.into_iter().map(|client| client.join().expect("the client ends")).collect()
+        let clients: Vec<_> = requests
+            .iter()
+            .map(|body| scope.spawn(|| read(server.stream_chat(body))))
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().expect("the client ends"))
+            .collect()
     });
     server.wait_idle();
     drop(server);
@@ -118,8 +136,9 @@ fn random_load_on_a_tiny_pool_ends_idle_and_every_answer_is_the_solo_answer() {
         config.kv_blocks = Auto::Set(64);
         config.max_batch_tokens = 48;
     });
+    let next = AtomicUsize::new(0);
     let finished = thread::scope(|scope| {
-        let next = &AtomicUsize::new(0);
+        let next = &next;
         let server = &server;
         let clients: Vec<_> = (0..CLIENTS)
             .map(|_| {
@@ -138,7 +157,13 @@ fn random_load_on_a_tiny_pool_ends_idle_and_every_answer_is_the_solo_answer() {
                                 let bytes = body.to_string();
                                 let headers = [("Content-Type", "application/json")];
                                 let path = "/v1/chat/completions";
-                                drop(open_request(server.address(), "POST", path, &headers, bytes.as_bytes()));
+                                drop(open_request(
+                                    server.address(),
+                                    "POST",
+                                    path,
+                                    &headers,
+                                    bytes.as_bytes(),
+                                ));
                             }
                             // Leaves in the middle.
                             1 => {
@@ -168,12 +193,18 @@ fn random_load_on_a_tiny_pool_ends_idle_and_every_answer_is_the_solo_answer() {
                 })
             })
             .collect();
-        clients.into_iter().flat_map(|client| client.join().expect("the client ends")).collect::<Vec<_>>()
+        clients
+            .into_iter()
+            .flat_map(|client| client.join().expect("the client ends"))
+            .collect::<Vec<_>>()
     });
     let snapshot = server.wait_idle();
     assert_eq!(snapshot.running + snapshot.waiting, 0);
     assert_eq!(snapshot.blocks.free + snapshot.blocks.cached, 64);
-    assert!(server.metric("trunkline_preemptions_total") > 0.0, "the pool was meant to be too small");
+    assert!(
+        server.metric("trunkline_preemptions_total") > 0.0,
+        "the pool was meant to be too small"
+    );
     assert!(server.metric("trunkline_prefix_cache_evicted_blocks_total") > 0.0);
     assert!(server.metric("trunkline_client_disconnects_total") > 0.0);
     assert!(finished.len() > REQUESTS / 2);
@@ -182,7 +213,9 @@ fn random_load_on_a_tiny_pool_ends_idle_and_every_answer_is_the_solo_answer() {
     let alone = TestServer::start();
     let mut known = std::collections::HashMap::new();
     for (body, answer) in finished {
-        let expected = known.entry(body.to_string()).or_insert_with(|| whole(&alone.chat(&body)));
+        let expected = known
+            .entry(body.to_string())
+            .or_insert_with(|| whole(&alone.chat(&body)));
         assert_eq!(*expected, answer, "{body}");
     }
 }

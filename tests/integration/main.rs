@@ -3,6 +3,8 @@
 mod bad_input;
 mod disconnect;
 mod lifecycle;
+mod load;
 mod reference_logits;
+mod scenarios;
 mod streaming;
 mod support;

@@ -44,15 +44,22 @@ impl Answer {
         if data["usage"].is_object() {
             self.usage = data["usage"].clone();
         }
-        let Some(choice) = data["choices"].get(0) else { return };
+        let Some(choice) = data["choices"].get(0) else {
+            return;
+        };
         if let Some(reason) = choice["finish_reason"].as_str() {
             self.finish_reason = reason.to_owned();
         }
         self.content += choice["delta"]["content"].as_str().unwrap_or("");
-        for call in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
+        for call in choice["delta"]["tool_calls"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
             let index = call["index"].as_u64().expect("an index") as usize;
             if index == self.calls.len() {
-                self.calls.push((text(&call["function"]["name"]), String::new()));
+                self.calls
+                    .push((text(&call["function"]["name"]), String::new()));
                 self.call_ids.push(text(&call["id"]));
             }
             self.calls[index].1 += call["function"]["arguments"].as_str().unwrap_or("");
@@ -68,7 +75,9 @@ impl Answer {
     }
 
     fn cached_tokens(&self) -> u64 {
-        self.usage["prompt_tokens_details"]["cached_tokens"].as_u64().expect("usage")
+        self.usage["prompt_tokens_details"]["cached_tokens"]
+            .as_u64()
+            .expect("usage")
     }
 
     /// The message that goes back to the server in the next turn.
@@ -90,7 +99,10 @@ impl Answer {
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no string")).to_owned()
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value} is no string"))
+        .to_owned()
 }
 
 fn user(content: &str) -> Value {
@@ -110,9 +122,15 @@ fn weather_tool() -> Value {
 }
 
 /// Streams one turn of a conversation and appends the answer to it.
-fn turn(server: &TestServer, messages: &mut Vec<Value>, message: Value, tools: Option<&Value>) -> Answer {
+fn turn(
+    server: &TestServer,
+    messages: &mut Vec<Value>,
+    message: Value,
+    tools: Option<&Value>,
+) -> Answer {
     messages.push(message);
-    let mut body = json!({"model": "demo", "messages": messages, "temperature": 0, "max_tokens": 200});
+    let mut body =
+        json!({"model": "demo", "messages": messages, "temperature": 0, "max_tokens": 200});
     if let Some(tools) = tools {
         body["tools"] = tools.clone();
     }
@@ -131,7 +149,9 @@ fn first_content(stream: &mut EventStream) -> String {
     stream
         .by_ref()
         .find_map(|event| {
-            let content = event.json()["choices"][0]["delta"]["content"].as_str().map(str::to_owned);
+            let content = event.json()["choices"][0]["delta"]["content"]
+                .as_str()
+                .map(str::to_owned);
             content.filter(|content| !content.is_empty())
         })
         .expect("the stream has content")
@@ -147,10 +167,15 @@ fn one_the_same_request_twice_hits_the_cache() {
     let first = server.chat(&body);
     let hits = server.metric(HITS);
     let second = server.chat(&body);
-    let cached = |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64();
+    let cached =
+        |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64();
     assert_eq!(cached(&first), Some(0));
     let prompt = first["usage"]["prompt_tokens"].as_u64().expect("usage");
-    assert_eq!(cached(&second), Some(prompt - 1), "all but the one token that must be computed");
+    assert_eq!(
+        cached(&second),
+        Some(prompt - 1),
+        "all but the one token that must be computed"
+    );
     assert_eq!(server.metric(HITS), hits + (prompt - 1) as f64);
     assert_eq!(first["choices"], second["choices"]);
 }
@@ -160,12 +185,19 @@ fn two_each_turn_reuses_all_tokens_of_the_turns_before() {
     let server = TestServer::start();
     let mut messages = vec![json!({"role": "system", "content": "You are a helpful assistant."})];
     let mut before = 0;
-    for question in ["Hello, my name is Ada.", "What colour is grass?", "Count from one to five."] {
+    for question in [
+        "Hello, my name is Ada.",
+        "What colour is grass?",
+        "Count from one to five.",
+    ] {
         let hits = server.metric(HITS);
         let answer = turn(&server, &mut messages, user(question), None);
         assert_eq!(answer.finish_reason, "stop", "{answer:?}");
         assert!(!answer.content.is_empty());
-        assert!(answer.cached_tokens() >= before, "{answer:?} reuses less than {before} tokens");
+        assert!(
+            answer.cached_tokens() >= before,
+            "{answer:?} reuses less than {before} tokens"
+        );
         assert_eq!(server.metric(HITS), hits + answer.cached_tokens() as f64);
         // The end token was sampled and never computed.
         before = answer.prompt_tokens() + answer.completion_tokens() - 1;
@@ -187,13 +219,26 @@ fn three_a_forced_tool_call_its_result_and_a_follow_up() {
     assert_eq!(arguments, json!({"city": "Berlin"}));
 
     let weather = json!({"city": "Berlin", "temperature": 18, "condition": "sunny"});
-    let answer = turn(&server, &mut messages, result(&called, weather), Some(&tools));
+    let answer = turn(
+        &server,
+        &mut messages,
+        result(&called, weather),
+        Some(&tools),
+    );
     assert_eq!(answer.finish_reason, "stop", "{answer:?}");
-    assert!(answer.content.contains("Berlin") && answer.content.contains("18"), "{answer:?}");
+    assert!(
+        answer.content.contains("Berlin") && answer.content.contains("18"),
+        "{answer:?}"
+    );
     assert!(answer.cached_tokens() > called.cached_tokens());
     assert!(answer.cached_tokens() >= called.prompt_tokens() + called.completion_tokens() - 1);
 
-    let shorter = turn(&server, &mut messages, user("Shorter, please."), Some(&tools));
+    let shorter = turn(
+        &server,
+        &mut messages,
+        user("Shorter, please."),
+        Some(&tools),
+    );
     assert_eq!(shorter.finish_reason, "stop", "{shorter:?}");
     assert!(shorter.content.len() < answer.content.len(), "{shorter:?}");
     assert!(shorter.cached_tokens() > answer.cached_tokens());
@@ -206,7 +251,9 @@ fn four_two_calls_in_two_rounds_of_one_conversation() {
     let mut messages = Vec::new();
     let mut cached = 0;
     for (city, temperature) in [("Berlin", 18), ("Paris", 21)] {
-        let ask = user(&format!("You must call the weather tool for {city}. Do not answer directly."));
+        let ask = user(&format!(
+            "You must call the weather tool for {city}. Do not answer directly."
+        ));
         let called = turn(&server, &mut messages, ask, Some(&tools));
         assert_eq!(called.finish_reason, "tool_calls", "{called:?}");
         let arguments: Value = serde_json::from_str(&called.calls[0].1).expect("valid JSON");
@@ -214,10 +261,18 @@ fn four_two_calls_in_two_rounds_of_one_conversation() {
         assert!(called.cached_tokens() > cached || cached == 0, "{called:?}");
 
         let weather = json!({"city": city, "temperature": temperature, "condition": "cloudy"});
-        let answer = turn(&server, &mut messages, result(&called, weather), Some(&tools));
+        let answer = turn(
+            &server,
+            &mut messages,
+            result(&called, weather),
+            Some(&tools),
+        );
         assert_eq!(answer.finish_reason, "stop", "{answer:?}");
         assert!(answer.content.contains(city), "{answer:?}");
-        assert!(answer.content.contains(&temperature.to_string()), "{answer:?}");
+        assert!(
+            answer.content.contains(&temperature.to_string()),
+            "{answer:?}"
+        );
         assert!(answer.cached_tokens() > called.cached_tokens());
         cached = answer.cached_tokens();
     }
@@ -234,10 +289,14 @@ fn five_a_cancelled_stream_leaves_its_prompt_in_the_cache() {
     server.wait_idle();
     assert_eq!(server.metric("trunkline_client_disconnects_total"), 1.0);
 
-    let again = server.chat(&json!({"model": "demo", "messages": body["messages"], "max_tokens": 4}));
+    let again =
+        server.chat(&json!({"model": "demo", "messages": body["messages"], "max_tokens": 4}));
     let usage = &again["usage"];
     let prompt = usage["prompt_tokens"].as_u64().expect("usage");
-    assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], json!(prompt - 1));
+    assert_eq!(
+        usage["prompt_tokens_details"]["cached_tokens"],
+        json!(prompt - 1)
+    );
 }
 
 #[test]
@@ -253,7 +312,8 @@ fn six_concurrent_streams_see_only_their_own_progress() {
                 let server = &server;
                 scope.spawn(move || {
                     // Prompts of five lengths, none a prefix of another.
-                    let words = format!("{number} ").repeat(150 * number) + "What colour is the sky?";
+                    let words =
+                        format!("{number} ").repeat(150 * number) + "What colour is the sky?";
                     let body = json!({"model": "demo", "stream": true, "max_tokens": 20,
                         "stream_options": {"include_usage": true}, "messages": [user(&words)]});
                     let headers = [("X-Prefill-Progress", "Yes")];
@@ -261,7 +321,10 @@ fn six_concurrent_streams_see_only_their_own_progress() {
                 })
             })
             .collect();
-        clients.into_iter().map(|client| client.join().expect("the client ends")).collect()
+        clients
+            .into_iter()
+            .map(|client| client.join().expect("the client ends"))
+            .collect()
     });
     for answer in &answers {
         assert!(!answer.finish_reason.is_empty());
@@ -273,18 +336,30 @@ fn six_concurrent_streams_see_only_their_own_progress() {
             assert_eq!(progress["choices"], json!([]));
             assert_eq!(progress["n_prompt_tokens"], json!(answer.prompt_tokens()));
             let now = progress["n_past"].as_u64().expect("a number");
-            assert!(now >= past, "progress never goes back: {:?}", answer.progress);
+            assert!(
+                now >= past,
+                "progress never goes back: {:?}",
+                answer.progress
+            );
             past = now;
         }
         let last = answer.progress.last().expect("checked above");
         assert_eq!(last["status"], "done");
         assert_eq!(last["n_past"], json!(answer.prompt_tokens()));
-        let done = answer.progress.iter().filter(|progress| progress["status"] == "done").count();
+        let done = answer
+            .progress
+            .iter()
+            .filter(|progress| progress["status"] == "done")
+            .count();
         assert_eq!(done, 1);
     }
     let mut lengths: Vec<u64> = answers.iter().map(Answer::prompt_tokens).collect();
     lengths.dedup();
-    assert_eq!(lengths.len(), 5, "the prompts differ, so the test can tell them apart");
+    assert_eq!(
+        lengths.len(),
+        5,
+        "the prompts differ, so the test can tell them apart"
+    );
 }
 
 #[test]
@@ -303,7 +378,9 @@ fn seven_a_client_that_stops_reading_holds_nobody_up() {
         assert_eq!(Answer::of(server.stream_chat(&question)).content, solo);
     }
     // The scheduler is done with it although nobody has read a byte.
-    wait_until("the stalled request has been generated", || server.metric("trunkline_requests_running") == 0.0);
+    wait_until("the stalled request has been generated", || {
+        server.metric("trunkline_requests_running") == 0.0
+    });
     let late = Answer::of(stalled);
     assert_eq!(json!(late.content), expected, "nothing was lost or doubled");
     assert_eq!(late.finish_reason, "length");
@@ -314,11 +391,16 @@ fn seven_a_client_that_stops_reading_holds_nobody_up() {
 #[test]
 fn eight_unknown_fields_and_headers_do_no_harm() {
     let server = TestServer::start();
-    let mut body = json!({"model": "demo", "temperature": 0, "messages": [user("What colour is grass?")]});
+    let mut body =
+        json!({"model": "demo", "temperature": 0, "messages": [user("What colour is grass?")]});
     let plain = server.chat(&body);
     body["session_id"] = json!("abc-123");
     body["some_future_field"] = json!({"nested": [1, 2, {"deep": null}]});
-    let headers = [("X-Session-Id", "abc"), ("X-Unheard-Of", "1"), ("Accept-Encoding", "gzip, br")];
+    let headers = [
+        ("X-Session-Id", "abc"),
+        ("X-Unheard-Of", "1"),
+        ("Accept-Encoding", "gzip, br"),
+    ];
     let response = server.post_with("/v1/chat/completions", &headers, &body);
     assert_eq!(response.status, 200, "{}", response.text());
     assert_eq!(response.json()["choices"], plain["choices"]);
@@ -334,12 +416,17 @@ fn nine_endless_generation_ends_when_its_client_leaves() {
     first_content(&mut stream);
     assert_eq!(server.metric("trunkline_requests_running"), 1.0);
     stream.leave();
-    wait_until("the slot is free", || server.metric("trunkline_requests_running") == 0.0);
+    wait_until("the slot is free", || {
+        server.metric("trunkline_requests_running") == 0.0
+    });
     let snapshot = server.wait_idle();
     assert_eq!(snapshot.running, 0);
     assert_eq!(server.metric("trunkline_client_disconnects_total"), 1.0);
     let generated = server.metric("trunkline_generation_tokens_total");
-    assert!(generated < 30000.0, "it was cut short after {generated} tokens");
+    assert!(
+        generated < 30000.0,
+        "it was cut short after {generated} tokens"
+    );
 }
 
 /// The raw bytes of a whole answer, for the one check that needs them.

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use super::catalogue::CatalogueEntry;
 use crate::actors::scheduler::{EngineFacts, EngineOutputs, SchedulerOptions, StepEngine};
 use crate::config::{Auto, Config};
-use crate::engine::loader::{
-    self, HubOptions, LoadError, RecommendedSampling, TextAssets, hub,
-};
+use crate::engine::loader::{self, HubOptions, LoadError, RecommendedSampling, TextAssets, hub};
 use crate::engine::step::StepPlan;
 use crate::engine::{
     EngineError, EngineHandle, EngineInfo, EngineOptions, EngineStopped, EngineThread, KvSize,
