@@ -14,8 +14,8 @@ use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use trunkline::ids::BlockId;
 use trunkline::kernels::{
-    AttentionPlan, AttentionRow, AttentionShape, Isa, KvLayer, KvLayout, KvSlot, KvType, PackedMatrix,
-    Precision, ThreadPool, fused_attention,
+    AttentionPlan, AttentionRow, AttentionShape, Isa, KvLayer, KvLayout, KvSlot, KvType,
+    PackedMatrix, Precision, ThreadPool, fused_attention,
 };
 
 /// The best of several runs.
@@ -65,9 +65,18 @@ fn matrices(out: usize, inputs: usize) -> Vec<(String, PackedMatrix)> {
     let brains: Vec<bf16> = weights.iter().map(|&x| bf16::from_f32(x)).collect();
     let packed = "sizes fit";
     let mut matrices = vec![
-        ("f32".to_owned(), PackedMatrix::from_f32(&weights, out, inputs).expect(packed)),
-        ("f16".to_owned(), PackedMatrix::from_f16(&halves, out, inputs).expect(packed)),
-        ("bf16 exact".to_owned(), PackedMatrix::from_bf16(&brains, out, inputs).expect(packed)),
+        (
+            "f32".to_owned(),
+            PackedMatrix::from_f32(&weights, out, inputs).expect(packed),
+        ),
+        (
+            "f16".to_owned(),
+            PackedMatrix::from_f16(&halves, out, inputs).expect(packed),
+        ),
+        (
+            "bf16 exact".to_owned(),
+            PackedMatrix::from_bf16(&brains, out, inputs).expect(packed),
+        ),
         (
             "bf16 fast".to_owned(),
             PackedMatrix::from_bf16(&brains, out, inputs)
@@ -78,7 +87,10 @@ fn matrices(out: usize, inputs: usize) -> Vec<(String, PackedMatrix)> {
     let tensor = Tensor::from_vec(weights, (out, inputs), &Device::Cpu).expect("sizes fit");
     for kind in [GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q6K] {
         let tensor = Arc::new(QTensor::quantize(&tensor, kind).expect("can be quantized"));
-        matrices.push((format!("{kind:?}"), PackedMatrix::from_quantized(&tensor).expect("has a kernel")));
+        matrices.push((
+            format!("{kind:?}"),
+            PackedMatrix::from_quantized(&tensor).expect("has a kernel"),
+        ));
     }
     matrices
 }
@@ -95,7 +107,9 @@ fn products(pool: &ThreadPool, bandwidth: f64) {
             .map(|&rows| {
                 let (x, mut y) = (numbers(rows * inputs), vec![0.0; rows * out]);
                 let time = best(|| {
-                    matrix.matmul(pool, &x, None, &mut y).expect("does not panic");
+                    matrix
+                        .matmul(pool, &x, None, &mut y)
+                        .expect("does not panic");
                 });
                 black_box(&y);
                 time.as_secs_f64()
@@ -126,24 +140,46 @@ const BLOCK: usize = 32;
 impl Attention {
     /// Sequences of `length` positions of which the first `shared` are the same blocks.
     fn new(pool: &ThreadPool, sequences: usize, length: usize, shared: usize) -> Self {
-        let layout = KvLayout { kv_heads: 8, head_dim: 128, block_size: BLOCK, kind: KvType::F16 };
+        let layout = KvLayout {
+            kv_heads: 8,
+            head_dim: 128,
+            block_size: BLOCK,
+            kind: KvType::F16,
+        };
         let own = (length - shared).div_ceil(BLOCK);
         let blocks = shared / BLOCK + sequences * own;
         let mut layer = KvLayer::new(layout, blocks).expect("a possible layout");
         let width = layout.kv_heads * layout.head_dim;
         let slots: Vec<KvSlot> = (0..blocks * BLOCK)
-            .map(|at| KvSlot { block: BlockId((at / BLOCK) as u32), slot: (at % BLOCK) as u32 })
+            .map(|at| KvSlot {
+                block: BlockId((at / BLOCK) as u32),
+                slot: (at % BLOCK) as u32,
+            })
             .collect();
         let numbers = numbers(slots.len() * width);
-        layer.write(pool, &slots, &numbers, &numbers, width).expect("does not panic");
+        layer
+            .write(pool, &slots, &numbers, &numbers, width)
+            .expect("does not panic");
         let tables = (0..sequences)
             .map(|sequence| {
                 let first = shared / BLOCK + sequence * own;
-                (0..shared / BLOCK).chain(first..first + own).map(|block| BlockId(block as u32)).collect()
+                (0..shared / BLOCK)
+                    .chain(first..first + own)
+                    .map(|block| BlockId(block as u32))
+                    .collect()
             })
             .collect();
-        let shape = AttentionShape { query_heads: 16, kv_heads: 8, scale: 0.088, window: None };
-        Attention { layer, shape, tables }
+        let shape = AttentionShape {
+            query_heads: 16,
+            kv_heads: 8,
+            scale: 0.088,
+            window: None,
+        };
+        Attention {
+            layer,
+            shape,
+            tables,
+        }
     }
 
     fn time(&self, pool: &ThreadPool, rows: &[AttentionRow]) -> f64 {
@@ -154,7 +190,8 @@ impl Attention {
         let queries = numbers(rows.len() * width);
         let mut out = vec![0.0; queries.len()];
         best(|| {
-            fused_attention(pool, &plan, &self.layer, &queries, width, &mut out).expect("does not panic");
+            fused_attention(pool, &plan, &self.layer, &queries, width, &mut out)
+                .expect("does not panic");
         })
         .as_secs_f64()
     }
@@ -166,18 +203,34 @@ fn attention(pool: &ThreadPool, bandwidth: f64) {
     let row_flops = |keys: usize| 4.0 * (keys * 16 * 128) as f64;
     let prefill = Attention::new(pool, 1, 2048, 0);
     for (from, to) in [(0, 512), (0, 1024), (1536, 2048)] {
-        let rows: Vec<AttentionRow> =
-            (from..to).map(|position| AttentionRow { table: 0, position: position as u32 }).collect();
+        let rows: Vec<AttentionRow> = (from..to)
+            .map(|position| AttentionRow {
+                table: 0,
+                position: position as u32,
+            })
+            .collect();
         let time = prefill.time(pool, &rows);
         let flops: f64 = (from..to).map(|position| row_flops(position + 1)).sum();
-        println!("prefill {from:5}..{to:5}: {:8.3} ms {:7.1} GFLOP/s", time * 1e3, flops / time / 1e9);
+        println!(
+            "prefill {from:5}..{to:5}: {:8.3} ms {:7.1} GFLOP/s",
+            time * 1e3,
+            flops / time / 1e9
+        );
     }
-    for (sequences, length, shared) in
-        [(1, 160, 0), (1, 4096, 0), (32, 160, 0), (32, 1024, 0), (32, 160, 128), (32, 4128, 4096)]
-    {
+    for (sequences, length, shared) in [
+        (1, 160, 0),
+        (1, 4096, 0),
+        (32, 160, 0),
+        (32, 1024, 0),
+        (32, 160, 128),
+        (32, 4128, 4096),
+    ] {
         let world = Attention::new(pool, sequences, length, shared);
         let rows: Vec<AttentionRow> = (0..sequences)
-            .map(|table| AttentionRow { table: table as u32, position: length as u32 - 1 })
+            .map(|table| AttentionRow {
+                table: table as u32,
+                position: length as u32 - 1,
+            })
             .collect();
         let time = world.time(pool, &rows);
         let bytes = (shared + sequences * (length - shared)) as f64 * position_bytes;
@@ -192,11 +245,17 @@ fn attention(pool: &ThreadPool, bandwidth: f64) {
 }
 
 fn main() {
-    let threads = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
+    let threads = std::env::args()
+        .skip(1)
+        .find_map(|argument| argument.parse().ok());
     let threads = threads.unwrap_or_else(ThreadPool::physical_cores);
     let pool = ThreadPool::new(threads).expect("threads can be started");
     let bandwidth = bandwidth(&pool);
-    println!("{:?}, {threads} threads, reads {:.1} GB/s", Isa::detected(), bandwidth / 1e9);
+    println!(
+        "{:?}, {threads} threads, reads {:.1} GB/s",
+        Isa::detected(),
+        bandwidth / 1e9
+    );
     let time = best(|| pool.run(threads, |_, _| {}).expect("does not panic"));
     println!("empty job: {:.2} µs", time.as_secs_f64() * 1e6);
     products(&pool, bandwidth);

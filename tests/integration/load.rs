@@ -54,7 +54,7 @@ fn request(choices: &mut Choices) -> Value {
     let seeded = choices.below(3) == 0;
     let max_tokens = [1, 5, 20, 60, 120][choices.below(5) as usize];
     json!({
-        "model": "demo",
+        "model": "trunkline-demo",
         "messages": messages,
         "max_tokens": max_tokens,
         "ignore_eos": choices.below(2) == 0,

@@ -129,8 +129,7 @@ fn turn(
     tools: Option<&Value>,
 ) -> Answer {
     messages.push(message);
-    let mut body =
-        json!({"model": "demo", "messages": messages, "temperature": 0, "max_tokens": 200});
+    let mut body = json!({"model": "trunkline-demo", "messages": messages, "temperature": 0, "max_tokens": 200});
     if let Some(tools) = tools {
         body["tools"] = tools.clone();
     }
@@ -160,7 +159,7 @@ fn first_content(stream: &mut EventStream) -> String {
 #[test]
 fn one_the_same_request_twice_hits_the_cache() {
     let server = TestServer::start();
-    let body = json!({"model": "demo", "temperature": 0, "messages": [
+    let body = json!({"model": "trunkline-demo", "temperature": 0, "messages": [
         {"role": "system", "content": "You are a helpful assistant."},
         user("What colour is the sky?"),
     ]});
@@ -281,7 +280,7 @@ fn four_two_calls_in_two_rounds_of_one_conversation() {
 #[test]
 fn five_a_cancelled_stream_leaves_its_prompt_in_the_cache() {
     let server = TestServer::start();
-    let body = json!({"model": "demo", "messages": [user("Repeat after me: river stone lantern")],
+    let body = json!({"model": "trunkline-demo", "messages": [user("Repeat after me: river stone lantern")],
         "ignore_eos": true, "max_tokens": 20000});
     let mut stream = server.stream_chat(&body);
     first_content(&mut stream);
@@ -289,8 +288,8 @@ fn five_a_cancelled_stream_leaves_its_prompt_in_the_cache() {
     server.wait_idle();
     assert_eq!(server.metric("trunkline_client_disconnects_total"), 1.0);
 
-    let again =
-        server.chat(&json!({"model": "demo", "messages": body["messages"], "max_tokens": 4}));
+    let again = server
+        .chat(&json!({"model": "trunkline-demo", "messages": body["messages"], "max_tokens": 4}));
     let usage = &again["usage"];
     let prompt = usage["prompt_tokens"].as_u64().expect("usage");
     assert_eq!(
@@ -314,7 +313,7 @@ fn six_concurrent_streams_see_only_their_own_progress() {
                     // Prompts of five lengths, none a prefix of another.
                     let words =
                         format!("{number} ").repeat(150 * number) + "What colour is the sky?";
-                    let body = json!({"model": "demo", "stream": true, "max_tokens": 20,
+                    let body = json!({"model": "trunkline-demo", "stream": true, "max_tokens": 20,
                         "stream_options": {"include_usage": true}, "messages": [user(&words)]});
                     let headers = [("X-Prefill-Progress", "Yes")];
                     Answer::of(server.stream_with("/v1/chat/completions", &headers, &body))
@@ -365,12 +364,12 @@ fn six_concurrent_streams_see_only_their_own_progress() {
 #[test]
 fn seven_a_client_that_stops_reading_holds_nobody_up() {
     let server = TestServer::start();
-    let question = json!({"model": "demo", "temperature": 0, "max_tokens": 60,
+    let question = json!({"model": "trunkline-demo", "temperature": 0, "max_tokens": 60,
         "messages": [user("Count from one to ten.")]});
     let solo = Answer::of(server.stream_chat(&question)).content;
 
     // It reads the head and then nothing, while far more is generated than its socket holds.
-    let endless = json!({"model": "demo", "messages": [user("What colour is snow?")],
+    let endless = json!({"model": "trunkline-demo", "messages": [user("What colour is snow?")],
         "temperature": 0, "ignore_eos": true, "max_tokens": 6000});
     let expected = server.chat(&endless)["choices"][0]["message"]["content"].clone();
     let stalled = server.stream_chat(&endless);
@@ -391,8 +390,7 @@ fn seven_a_client_that_stops_reading_holds_nobody_up() {
 #[test]
 fn eight_unknown_fields_and_headers_do_no_harm() {
     let server = TestServer::start();
-    let mut body =
-        json!({"model": "demo", "temperature": 0, "messages": [user("What colour is grass?")]});
+    let mut body = json!({"model": "trunkline-demo", "temperature": 0, "messages": [user("What colour is grass?")]});
     let plain = server.chat(&body);
     body["session_id"] = json!("abc-123");
     body["some_future_field"] = json!({"nested": [1, 2, {"deep": null}]});
@@ -410,7 +408,7 @@ fn eight_unknown_fields_and_headers_do_no_harm() {
 #[test]
 fn nine_endless_generation_ends_when_its_client_leaves() {
     let server = TestServer::start();
-    let body = json!({"model": "demo", "messages": [user("What colour is the sea?")],
+    let body = json!({"model": "trunkline-demo", "messages": [user("What colour is the sea?")],
         "ignore_eos": true, "max_tokens": 30000});
     let mut stream = server.stream_chat(&body);
     first_content(&mut stream);
@@ -449,7 +447,7 @@ fn a_plain_stream_holds_nothing_but_standard_chunks() {
     let server = TestServer::start();
     let answer = raw(
         &server,
-        &json!({"model": "demo", "stream": true, "messages": [user(&"word ".repeat(400))], "max_tokens": 5}),
+        &json!({"model": "trunkline-demo", "stream": true, "messages": [user(&"word ".repeat(400))], "max_tokens": 5}),
     );
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
