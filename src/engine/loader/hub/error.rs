@@ -37,8 +37,8 @@ pub enum HubError {
     #[error("the hub's answer to {url} makes no sense: {reason}")]
     BadAnswer { url: String, reason: String },
     #[error(
-        "the download of {file} of model '{repository}' broke off after {received} of {total} bytes ({cause}); start \
-         again to resume it there"
+        "the download of {file} of model '{repository}' broke off{} ({cause}); start again to go on from there",
+        progress(*received, *total)
     )]
     Interrupted {
         repository: String,
@@ -56,6 +56,14 @@ pub enum HubError {
     },
 }
 
+/// How far a file came, once its size was known.
+fn progress(received: u64, total: u64) -> String {
+    match total {
+        0 => " before it began".to_owned(),
+        _ => format!(" after {received} of {total} bytes"),
+    }
+}
+
 fn space_hint(cause: &io::Error, needed: u64) -> String {
     match cause.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -67,5 +75,28 @@ fn space_hint(cause: &io::Error, needed: u64) -> String {
             "; set HF_HOME to a folder that may be written".to_owned()
         }
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_and_a_forbidden_folder_say_what_helps() {
+        let error = |kind: io::ErrorKind| {
+            HubError::Disk {
+                path: PathBuf::from("/cache/blobs/x.part"),
+                needed: 123,
+                cause: kind.into(),
+            }
+            .to_string()
+        };
+        let full = error(io::ErrorKind::StorageFull);
+        assert!(
+            full.contains("123 bytes") && full.contains("resume") && full.contains("x.part"),
+            "{full}"
+        );
+        assert!(error(io::ErrorKind::PermissionDenied).contains("HF_HOME"));
     }
 }

@@ -150,7 +150,7 @@ fn an_interrupted_file_is_resumed_where_it_broke_off() {
             && total == fixture("qwen2/model.safetensors").len() as u64
     );
     assert!(
-        message.contains("model.safetensors") && message.contains("resume"),
+        message.contains("model.safetensors") && message.contains("go on from there"),
         "{message}"
     );
 
@@ -226,6 +226,31 @@ fn a_server_that_stalls_is_left_and_tried_again() {
         ..options(&hub, cache.path())
     };
     assert!(load(&fetch(&options).expect("a download")).is_ok());
+}
+
+#[test]
+fn two_at_once_download_each_file_once() {
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    let hub = TestHub::start(REPOSITORY, checkpoint(), Behaviour::default());
+    let options = options(&hub, cache.path());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                load(&fetch(&options).expect("a download"))
+                    .map(|_| ())
+                    .expect("a valid model")
+            });
+        }
+    });
+    for file in CHECKPOINT {
+        let request = format!("GET /{REPOSITORY}/resolve/{}/{file}", server::COMMIT);
+        let count = hub
+            .requests()
+            .iter()
+            .filter(|line| line.starts_with(&request))
+            .count();
+        assert_eq!(count, 1, "{file}");
+    }
 }
 
 #[test]
