@@ -184,6 +184,7 @@ fn check_weights(
             ..EngineOptions::default()
         };
         let mut engine = Engine::new(config, weights, &options).expect("an engine");
+        assert_eq!(engine.info().attention, attention);
         let (logits, tokens) = run(&mut engine, &reference.prompt);
         assert_eq!(logits.len(), reference.logits.len());
         // A token that rounding chose otherwise leads to another text; what comes after it cannot be compared.

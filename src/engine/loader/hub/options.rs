@@ -103,13 +103,6 @@ impl HubOptions {
     }
 }
 
-impl Default for HubOptions {
-    /// What the environment says.
-    fn default() -> Self {
-        Self::from_env()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
