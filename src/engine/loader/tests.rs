@@ -39,3 +39,24 @@ fn the_id_is_the_name_of_the_folder_or_file() {
         "model-q8_0"
     );
 }
+
+#[test]
+fn the_embedded_demo_loads_without_any_file() {
+    let files = resolve(
+        &ModelSource::Embedded,
+        &HubOptions::offline(PathBuf::new()),
+        &Silent,
+    )
+    .expect("it is in the binary");
+    let model = load(&files).expect("a valid model");
+    assert_eq!(model.config.context_window, 32_768);
+    let vocabulary = model.config.vocabulary;
+    let embedding = model.weights.get_shaped(
+        "model.embed_tokens.weight",
+        &[vocabulary, model.config.hidden_size],
+    );
+    assert!(embedding.is_ok());
+    assert!(model.text.tokenizer.get_vocab_size(true) <= vocabulary);
+    assert!(model.text.chat_template.is_some());
+    assert!(!model.config.end_tokens.is_empty());
+}

@@ -26,8 +26,6 @@ pub struct TextAssets {
     pub bos_token: Option<String>,
     /// Text of the token that ends a sequence, for templates.
     pub eos_token: Option<String>,
-    pub pad_token: Option<String>,
-    pub unk_token: Option<String>,
     /// Encoding plain text with special tokens puts `bos_token` first. (Chat templates write it themselves.)
     pub add_bos: bool,
 }
@@ -47,8 +45,6 @@ impl TextAssets {
             add_bos: begins_with(&tokenizer, bos_token.as_deref()),
             bos_token,
             eos_token: special_token(&config, "eos_token")?,
-            pad_token: special_token(&config, "pad_token")?,
-            unk_token: special_token(&config, "unk_token")?,
             chat_template: templates.chat,
             tool_template: templates.tools,
             tokenizer,

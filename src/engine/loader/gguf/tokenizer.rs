@@ -91,8 +91,6 @@ pub(crate) fn read_text(file: &GgufFile) -> Result<(TextAssets, Vec<TokenId>), L
         add_bos: begins_with(&tokenizer, bos_token.as_deref()),
         bos_token,
         eos_token: text_of(vocabulary.special("eos_token_id")?),
-        pad_token: text_of(vocabulary.special("padding_token_id")?),
-        unk_token: text_of(vocabulary.special("unknown_token_id")?),
         chat_template: file.text("tokenizer.chat_template")?.map(str::to_owned),
         tool_template: file
             .text("tokenizer.chat_template.tool_use")?
