@@ -128,9 +128,10 @@ fn bind(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
         }
         match TcpListener::bind(address) {
             Ok(listener) => listeners.push(listener),
-            Err(error) => {
-                failure = Some(io::Error::new(error.kind(), format!("{address}: {error}")))
-            }
+            // Another server answers there: clients would reach one or the other by chance.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+            // A name's other addresses may do, for example without IPv6.
+            Err(error) => failure = Some(error),
         }
     }
     match (listeners.is_empty(), failure) {
