@@ -83,9 +83,9 @@ impl StartingServer {
         self.running.stopper.clone()
     }
 
-    /// `http://ADDRESS:PORT`. Until the model is ready, requests are answered 503.
-    pub fn url(&self) -> String {
-        self.running.url()
+    /// Where it listens. Until the model is ready, requests are answered 503.
+    pub fn address(&self) -> SocketAddr {
+        self.running.address()
     }
 
     /// Waits until the model is ready. Blocks.

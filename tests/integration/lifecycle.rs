@@ -4,7 +4,7 @@ use serde_json::json;
 use trunkline::config::NamedValue;
 use trunkline::server::{self, StartError};
 
-use crate::support::{TestServer, wait_until};
+use crate::support::{TestServer, exchange, wait_until};
 
 fn question() -> serde_json::Value {
     json!({"messages": [{"role": "user", "content": "What color is the sky?"}], "temperature": 0})
@@ -51,6 +51,52 @@ fn a_port_in_use_is_a_clear_error() {
         error.to_string().contains(&first.address().to_string()),
         "{error}"
     );
+}
+
+#[test]
+fn while_the_first_model_loads_everybody_is_told_to_come_back() {
+    // The demo model in a folder whose configuration is a pipe: loading goes on when somebody writes to it.
+    let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for file in [
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    ] {
+        std::os::unix::fs::symlink(demo.join(file), folder.path().join(file)).expect("a link");
+    }
+    let pipe = folder.path().join("config.json");
+    let made = std::process::Command::new("mkfifo")
+        .arg(&pipe)
+        .status()
+        .expect("mkfifo runs");
+    assert!(made.success());
+    let mut config = TestServer::config();
+    config.model = folder.path().to_str().expect("UTF-8").to_owned();
+    let starting = server::start(config).expect("it begins to load");
+
+    let get = |path| exchange(starting.address(), "GET", path, &[], b"");
+    assert_eq!(get("/health").status, 503);
+    assert_eq!(get("/health").json()["status"], "loading");
+    assert_eq!(get("/metrics").status, 200);
+    let body = question().to_string();
+    let refused = exchange(
+        starting.address(),
+        "POST",
+        "/v1/chat/completions",
+        &[],
+        body.as_bytes(),
+    );
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.header("retry-after").is_some());
+
+    let real = std::fs::read(demo.join("config.json")).expect("the demo model is there");
+    std::fs::write(&pipe, real).expect("the loader reads");
+    let (running, _) = starting.wait_ready().expect("the model loads");
+    let server = TestServer { running };
+    assert_eq!(server.get("/health").status, 200);
+    server.chat(&question());
 }
 
 #[test]

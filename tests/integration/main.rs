@@ -4,6 +4,7 @@ mod bad_input;
 mod disconnect;
 mod lifecycle;
 mod load;
+mod process;
 mod reference_logits;
 mod scenarios;
 mod streaming;
