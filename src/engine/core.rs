@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use super::batch::RaggedBatch;
@@ -14,7 +15,7 @@ use super::executor::portable::PortableExecutor;
 use super::loader::{ModelConfig, Weights};
 use super::models;
 use super::options::{AttentionKind, DeviceChoice, EngineOptions, KvDtype};
-use super::sampler::{SampleError, SamplingScratch, SequenceSampler};
+use super::sampler::{SamplingScratch, SequenceSampler};
 use super::step::{
     AdmittedSequence, BlockCopy, EndReason, RowInput, SampledToken, SequenceRows, StepOutput,
     StepPlan, StepStatistics, StopRule,
@@ -330,7 +331,17 @@ impl Engine {
 
     /// The pass over the batch. If it fails, all its sequences fail and the batch is empty.
     fn forward(&mut self, output: &mut StepOutput) {
-        let result = guarded(|| self.executor.forward(&self.batch, &mut self.logits));
+        let result =
+            guarded(|| self.executor.forward(&self.batch, &mut self.logits)).and_then(|()| {
+                let expected = self.batch.sampled_rows().count() * self.info.vocabulary;
+                if self.logits.len() == expected {
+                    return Ok(());
+                }
+                let found = self.logits.len();
+                Err(format!(
+                    "the forward pass left {found} logits instead of {expected}"
+                ))
+            });
         if let Err(reason) = result {
             for sequence in std::mem::take(&mut self.members) {
                 self.fail(sequence, reason.clone(), output);
@@ -341,27 +352,61 @@ impl Engine {
 
     /// Samples the rows that want it, and applies the stop rules.
     fn sample(&mut self, output: &mut StepOutput, observe: &mut impl FnMut(SequenceId, &[f32])) {
-        let sampled = self
-            .batch
-            .spans
-            .iter()
-            .zip(&self.members)
-            .filter(|(span, _)| span.sample);
-        let mut failed = Vec::new();
-        for ((_, &sequence), logits) in sampled.zip(self.logits.chunks_exact(self.info.vocabulary))
-        {
+        let spans = self.batch.spans.iter().zip(&self.members);
+        let sampled: Vec<SequenceId> = spans
+            .filter(|(span, _)| span.sample)
+            .map(|(_, &sequence)| sequence)
+            .collect();
+        let rows = self.logits.chunks_exact(self.info.vocabulary);
+        for (&sequence, logits) in sampled.iter().zip(rows) {
             observe(sequence, logits);
-            let Some(state) = self.sequences.get_mut(&sequence) else {
-                continue;
-            };
-            match state.sampler.choose(logits, &mut self.scratch) {
-                Ok(token) => output.sampled.push(state.accept(sequence, token)),
-                Err(error) => failed.push((sequence, error)),
+        }
+        for (sequence, choice) in sampled.iter().zip(self.choose(&sampled)) {
+            match (choice, self.sequences.get_mut(sequence)) {
+                (Ok(token), Some(state)) => output.sampled.push(state.accept(*sequence, token)),
+                (Ok(_), None) => {}
+                (Err(reason), _) => self.fail(*sequence, reason, output),
             }
         }
-        for (sequence, error) in failed {
-            self.fail(sequence, SampleError::to_string(&error), output);
+    }
+
+    /// The next token of each sequence, from the rows of logits in order; on all threads if that pays.
+    fn choose(&mut self, sequences: &[SequenceId]) -> Vec<Result<TokenId, String>> {
+        const SMALL: usize = 1 << 16;
+        let vocabulary = self.info.vocabulary;
+        let mut choices = vec![Err("it was not sampled".to_owned()); sequences.len()];
+        let states: Vec<_> = sequences.iter().map(|id| self.sequences.get(id)).collect();
+        let choose = |row: usize, scratch: &mut SamplingScratch, choice: &mut Result<_, String>| {
+            if let Some(state) = states[row] {
+                let logits = &self.logits[row * vocabulary..][..vocabulary];
+                let token = state.sampler.choose(logits, scratch);
+                *choice = token.map_err(|error| error.to_string());
+            }
+        };
+        match self.executor.pool() {
+            Some(pool) if sequences.len() > 1 && sequences.len() * vocabulary >= SMALL => {
+                let scratches: Vec<_> = (0..pool.threads())
+                    .map(|_| Mutex::new(SamplingScratch::default()))
+                    .collect();
+                let slots: Vec<_> = choices.iter_mut().map(Mutex::new).collect();
+                let result = pool.run(sequences.len(), |thread, row| {
+                    // Each thread has its own scratch and each row its own slot: no lock is contended.
+                    let lock = (scratches[thread].lock(), slots[row].lock());
+                    if let (Ok(mut scratch), Ok(mut choice)) = lock {
+                        choose(row, &mut scratch, &mut choice);
+                    }
+                });
+                if let Err(error) = result {
+                    tracing::error!(%error, "sampling");
+                }
+            }
+            _ => {
+                for (row, choice) in choices.iter_mut().enumerate() {
+                    choose(row, &mut self.scratch, choice);
+                }
+            }
         }
+        choices
     }
 
     fn fail(&mut self, sequence: SequenceId, reason: String, output: &mut StepOutput) {

@@ -1,10 +1,15 @@
 //! How much memory this process may still take.
 
 use std::fs;
+use std::process::Command;
 
 /// Bytes that are free for this process, as far as the system says: `MemAvailable` on Linux, and what the
-/// control group leaves of its limit, whichever is less. `None` where neither can be read.
+/// control group leaves of its limit, whichever is less; on macOS half of the machine's memory, as what is
+/// free there cannot be read without a system call. `None` where nothing can be read.
 pub fn available() -> Option<u64> {
+    if cfg!(target_os = "macos") {
+        return Some(machine_memory()? / 2);
+    }
     let system = fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|text| mem_available(&text));
@@ -12,6 +17,15 @@ pub fn available() -> Option<u64> {
         (Some(system), Some(group)) => Some(system.min(group)),
         (system, group) => system.or(group),
     }
+}
+
+/// The machine's memory by macOS's own tool.
+fn machine_memory() -> Option<u64> {
+    let output = Command::new("/usr/sbin/sysctl")
+        .args(["-n", "hw.memsize"])
+        .output()
+        .ok()?;
+    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 
 fn mem_available(meminfo: &str) -> Option<u64> {

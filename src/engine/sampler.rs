@@ -1,14 +1,15 @@
 //! Turns a row of logits into the next token, per sequence.
 //!
 //! The order is: repetition penalty, frequency and presence penalties, logit bias; then the most
-//! likely token if the temperature is 0, else division by the temperature, `top_k`, softmax, `top_p`
-//! (renormalized over what `top_k` kept), `min_p`, and one draw. Nothing here depends on other
+//! likely token if the temperature is 0, else division by the temperature, `top_k`, softmax, `top_p` and
+//! `min_p` (what both keep), and one draw. Nothing here depends on other
 //! sequences, and the random number of output token *i* is a function of the seed and *i* alone.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::ids::TokenId;
+use crate::kernels;
 
 /// How one sequence is sampled. Values are validated by the HTTP layer; the engine clamps nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -171,58 +172,82 @@ impl SequenceSampler {
             return Ok(TokenId(best as u32));
         }
         let candidates = &mut scratch.candidates;
-        self.softmax(logits, logits[best], candidates);
+        if self.parameters.top_k > 0 && self.parameters.top_k < logits.len() {
+            keep_most_likely(logits, self.parameters.top_k, candidates);
+        } else {
+            candidates.clear();
+            candidates.extend((0u32..).zip(logits).map(Candidate::new));
+        }
+        self.softmax(&mut scratch.weights, candidates);
         if self.parameters.top_p < 1.0 {
             keep_nucleus(candidates, f64::from(self.parameters.top_p));
-        }
-        if self.parameters.min_p > 0.0 {
-            // The most likely token has weight 1.
-            let least = self.parameters.min_p;
-            candidates.retain(|candidate| candidate.weight >= least);
         }
         let uniform = uniform(self.parameters.seed, self.drawn);
         Ok(TokenId(draw(candidates, uniform).unwrap_or(best as u32)))
     }
 
-    /// Fills `candidates` with what `top_k` keeps, weighted by `exp((logit - best) / temperature)`,
-    /// in the order of ids.
-    fn softmax(&self, logits: &[f32], best: f32, candidates: &mut Vec<Candidate>) {
+    /// Turns the candidates' logits into probabilities, and drops those that `min_p` drops, that round to
+    /// 0, or that are too unlikely to be of any nucleus. Their order stays.
+    fn softmax(&self, weights: &mut Vec<f32>, candidates: &mut Vec<Candidate>) {
         let scale = 1.0 / self.parameters.temperature;
-        candidates.clear();
-        // A weight of exactly 0 can never be drawn.
-        candidates.extend(logits.iter().enumerate().filter_map(|(id, &logit)| {
-            let scaled = (logit - best) * scale;
-            (scaled > LEAST_EXPONENT).then_some(Candidate {
-                id: id as u32,
-                weight: scaled,
-            })
-        }));
-        let top_k = self.parameters.top_k;
-        if top_k > 0 && top_k < candidates.len() {
-            candidates.select_nth_unstable_by(top_k - 1, most_likely_first);
-            candidates.truncate(top_k);
-            candidates.sort_unstable_by_key(|candidate| candidate.id);
-        }
-        for candidate in candidates.iter_mut() {
-            candidate.weight = candidate.weight.exp();
-        }
+        weights.clear();
+        weights.extend(candidates.iter().map(|candidate| candidate.weight * scale));
+        kernels::softmax(weights);
+        let largest = weights.iter().copied().fold(0.0, f32::max);
+        // Tokens less likely than this sum to less than half of what the nucleus leaves out.
+        let tail = (1.0 - self.parameters.top_p).max(0.0) / (2 * weights.len()) as f32;
+        let least = tail.max(self.parameters.min_p * largest);
+        let mut weights = weights.iter();
+        candidates.retain_mut(|candidate| {
+            // There are as many weights as candidates.
+            candidate.weight = weights.next().copied().unwrap_or(0.0);
+            candidate.weight >= least && candidate.weight > 0.0
+        });
     }
 }
-
-/// `exp` of less than this is 0 in f32 (the smallest subnormal is about e^-103.3).
-const LEAST_EXPONENT: f32 = -104.0;
 
 /// Buffers for sampling, reused between rows and steps.
 #[derive(Debug, Default)]
 pub struct SamplingScratch {
     adjusted: Vec<f32>,
+    weights: Vec<f32>,
     candidates: Vec<Candidate>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     id: u32,
+    /// The logit first, then the probability.
     weight: f32,
+}
+
+impl Candidate {
+    fn new((id, &weight): (u32, &f32)) -> Self {
+        Self { id, weight }
+    }
+}
+
+/// Fills `candidates` with the `count` largest logits, in the order of ids.
+fn keep_most_likely(logits: &[f32], count: usize, candidates: &mut Vec<Candidate>) {
+    candidates.clear();
+    // Most tokens are less likely than the worst of those kept so far, and are passed over.
+    let mut least = f32::NEG_INFINITY;
+    for token in (0u32..).zip(logits) {
+        if *token.1 < least {
+            continue;
+        }
+        candidates.push(Candidate::new(token));
+        if candidates.len() >= 2 * count + 64 {
+            candidates.select_nth_unstable_by(count - 1, most_likely_first);
+            candidates.truncate(count);
+            least = candidates[count - 1].weight;
+        }
+    }
+    if candidates.len() > count {
+        candidates.select_nth_unstable_by(count - 1, most_likely_first);
+        candidates.truncate(count);
+    }
+    candidates.sort_unstable_by_key(|candidate| candidate.id);
 }
 
 /// A total order: by weight, and the lower id first among equals.
@@ -268,11 +293,6 @@ fn argmax(logits: &[f32]) -> Result<usize, SampleError> {
 /// Keeps the smallest set of most likely candidates whose probabilities sum to at least `mass`, and
 /// leaves them ordered by id. Selects growing prefixes rather than sorting the whole vocabulary.
 fn keep_nucleus(candidates: &mut Vec<Candidate>, mass: f64) {
-    let total: f64 = candidates
-        .iter()
-        .map(|candidate| f64::from(candidate.weight))
-        .sum();
-    let wanted = mass * total;
     let mut kept = 0;
     let mut sum = 0.0;
     let mut prefix = 64;
@@ -287,7 +307,7 @@ fn keep_nucleus(candidates: &mut Vec<Candidate>, mass: f64) {
         for candidate in &rest[..count] {
             sum += f64::from(candidate.weight);
             kept += 1;
-            if sum >= wanted {
+            if sum >= mass {
                 candidates.truncate(kept);
                 candidates.sort_unstable_by_key(|candidate| candidate.id);
                 return;
@@ -456,12 +476,28 @@ mod tests {
     }
 
     #[test]
+    fn the_most_likely_of_many_are_exact() {
+        let logits: Vec<f32> = (0..5000).map(|i| ((i * 7919) % 1009) as f32).collect();
+        let mut candidates = Vec::new();
+        for count in [1, 3, 40, 1000, 4999] {
+            keep_most_likely(&logits, count, &mut candidates);
+            let mut ids: Vec<usize> = (0..logits.len()).collect();
+            ids.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+            ids.truncate(count);
+            ids.sort_unstable();
+            assert!(
+                candidates.iter().map(|c| c.id as usize).eq(ids),
+                "top {count}"
+            );
+        }
+    }
+
+    #[test]
     fn the_nucleus_of_a_large_flat_vocabulary_is_exact() {
-        let mut candidates: Vec<Candidate> = (0..10_000)
-            .map(|id| Candidate { id, weight: 1.0 })
-            .collect();
+        let weight = 1.0 / 8192.0;
+        let mut candidates: Vec<Candidate> = (0..8192).map(|id| Candidate { id, weight }).collect();
         keep_nucleus(&mut candidates, 0.5);
-        assert_eq!(candidates.len(), 5_000);
+        assert_eq!(candidates.len(), 4096);
         assert!(
             candidates
                 .iter()

@@ -110,14 +110,11 @@ impl WeightBackend for CpuBackend {
 enum Attention {
     Fused {
         shape: AttentionShape,
-        all: AttentionPlan,
-        /// The sampled rows alone, for the last layer.
-        last: AttentionPlan,
+        plans: Box<PerRows<AttentionPlan>>,
     },
     Portable {
         attention: PortableAttention,
-        all: Option<TilePlan>,
-        last: Option<TilePlan>,
+        plans: Box<PerRows<Option<TilePlan>>>,
     },
 }
 
@@ -125,7 +122,24 @@ enum Attention {
 #[derive(Clone, Copy, PartialEq)]
 enum Rows {
     All,
+    /// The sampled rows alone: all that the last layer needs.
     Sampled,
+}
+
+/// A plan for each choice of [`Rows`].
+#[derive(Default)]
+struct PerRows<T> {
+    all: T,
+    sampled: T,
+}
+
+impl<T> PerRows<T> {
+    fn get(&self, rows: Rows) -> &T {
+        match rows {
+            Rows::All => &self.all,
+            Rows::Sampled => &self.sampled,
+        }
+    }
 }
 
 impl Attention {
@@ -138,8 +152,7 @@ impl Attention {
                     scale: 1.0 / (d.head_dim as f32).sqrt(),
                     window: None,
                 },
-                all: AttentionPlan::default(),
-                last: AttentionPlan::default(),
+                plans: Box::default(),
             },
             AttentionKind::Portable => Self::Portable {
                 attention: PortableAttention::new(
@@ -151,8 +164,7 @@ impl Attention {
                     },
                     Device::Cpu,
                 ),
-                all: None,
-                last: None,
+                plans: Box::default(),
             },
         }
     }
@@ -164,17 +176,13 @@ impl Attention {
         block_size: usize,
     ) -> Result<(), EngineError> {
         match self {
-            Self::Fused { shape, all, last } => {
-                build(all, *shape, block_size, batch);
-                build(last, *shape, block_size, sampled);
+            Self::Fused { shape, plans } => {
+                build(&mut plans.all, *shape, block_size, batch);
+                build(&mut plans.sampled, *shape, block_size, sampled);
             }
-            Self::Portable {
-                attention,
-                all,
-                last,
-            } => {
-                *all = Some(attention.plan(batch)?);
-                *last = match sampled.rows() {
+            Self::Portable { attention, plans } => {
+                plans.all = Some(attention.plan(batch)?);
+                plans.sampled = match sampled.rows() {
                     0 => None,
                     _ => Some(attention.plan(sampled)?),
                 };
@@ -194,17 +202,18 @@ impl Attention {
         output: &mut [f32],
     ) -> Result<(), EngineError> {
         match self {
-            Self::Fused { all, last, .. } => {
-                let plan = if rows == Rows::All { all } else { last };
-                Ok(fused_attention(pool, plan, layer, qkv, stride, output)?)
-            }
-            Self::Portable {
-                attention,
-                all,
-                last,
-            } => {
-                let plan = if rows == Rows::All { all } else { last };
-                let Some(plan) = plan else { return Ok(()) };
+            Self::Fused { plans, .. } => Ok(fused_attention(
+                pool,
+                plans.get(rows),
+                layer,
+                qkv,
+                stride,
+                output,
+            )?),
+            Self::Portable { attention, plans } => {
+                let Some(plan) = plans.get(rows) else {
+                    return Ok(());
+                };
                 let count = qkv.len() / stride;
                 let width = output.len() / count;
                 let queries: Vec<f32> = qkv
@@ -475,6 +484,10 @@ impl Executor for CpuExecutor {
         )?;
         self.decoder.head.forward(&self.pool, normed, logits)?;
         Ok(())
+    }
+
+    fn pool(&self) -> Option<&ThreadPool> {
+        Some(&self.pool)
     }
 
     fn copy_block(&mut self, copy: BlockCopy) -> Result<(), EngineError> {

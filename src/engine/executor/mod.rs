@@ -7,6 +7,7 @@ pub mod portable;
 use super::batch::RaggedBatch;
 use super::error::EngineError;
 use super::step::BlockCopy;
+use crate::kernels::ThreadPool;
 
 /// Computes forward passes over its own weights and KV blocks.
 pub trait Executor {
@@ -18,6 +19,11 @@ pub trait Executor {
     /// # Errors
     /// When the device fails. The batch's keys and values are then undefined; all others are intact.
     fn forward(&mut self, batch: &RaggedBatch, logits: &mut Vec<f32>) -> Result<(), EngineError>;
+
+    /// The threads that sampling may use, if it has any.
+    fn pool(&self) -> Option<&ThreadPool> {
+        None
+    }
 
     /// Copies the first positions of a block into another, in all layers. Both are in the pool.
     fn copy_block(&mut self, copy: BlockCopy) -> Result<(), EngineError>;
