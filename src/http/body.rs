@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use actix_web::error::PayloadError;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap};
-use actix_web::web;
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 
 use super::error::ApiError;
 
@@ -15,7 +14,7 @@ use super::error::ApiError;
 /// # Errors
 /// 413, 408, and 400 for a body that ends early or is encoded.
 pub async fn read_body(
-    payload: &mut web::Payload,
+    payload: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
     headers: &HeaderMap,
     limit: usize,
     timeout: Duration,
@@ -40,7 +39,10 @@ pub async fn read_body(
     }
 }
 
-async fn collect(payload: &mut web::Payload, limit: usize) -> Result<Bytes, ApiError> {
+async fn collect(
+    mut payload: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+    limit: usize,
+) -> Result<Bytes, ApiError> {
     let mut body = BytesMut::new();
     while let Some(piece) = payload.next().await {
         let piece = piece.map_err(|error| match error {
@@ -53,4 +55,64 @@ async fn collect(payload: &mut web::Payload, limit: usize) -> Result<Bytes, ApiE
         body.extend_from_slice(&piece);
     }
     Ok(body.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::HeaderValue;
+    use futures_util::stream;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    fn pieces(pieces: &[&'static str]) -> impl Stream<Item = Result<Bytes, PayloadError>> + Unpin {
+        let pieces: Vec<_> = pieces
+            .iter()
+            .map(|piece| Ok(Bytes::from_static(piece.as_bytes())))
+            .collect();
+        stream::iter(pieces)
+    }
+
+    #[actix_web::test]
+    async fn pieces_are_put_together_up_to_the_limit() {
+        let none = HeaderMap::new();
+        let body = read_body(pieces(&["ab", "cd"]), &none, 4, LONG).await;
+        assert_eq!(body.unwrap(), "abcd");
+        let body = read_body(pieces(&["ab", "cd", "e"]), &none, 4, LONG).await;
+        assert_eq!(body.unwrap_err(), ApiError::BodyTooLarge { limit: 4 });
+    }
+
+    #[actix_web::test]
+    async fn a_length_above_the_limit_is_refused_unread() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("5"));
+        let body = read_body(stream::pending(), &headers, 4, LONG).await;
+        assert_eq!(body.unwrap_err(), ApiError::BodyTooLarge { limit: 4 });
+    }
+
+    #[actix_web::test]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let short = Duration::from_millis(10);
+        let body = read_body(stream::pending(), &HeaderMap::new(), 4, short).await;
+        assert_eq!(body.unwrap_err().status(), 408);
+    }
+
+    #[actix_web::test]
+    async fn a_body_that_ends_early_is_malformed() {
+        let cut = stream::iter([
+            Ok(Bytes::from_static(b"a")),
+            Err(PayloadError::Incomplete(None)),
+        ]);
+        let body = read_body(cut, &HeaderMap::new(), 4, LONG).await;
+        assert!(body.unwrap_err().to_string().contains("ended early"));
+    }
+
+    #[actix_web::test]
+    async fn encoded_bodies_are_refused() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        let body = read_body(pieces(&["ab"]), &headers, 4, LONG).await;
+        assert_eq!(body.unwrap_err().status(), 400);
+    }
 }

@@ -218,3 +218,126 @@ fn decode(format: &PromptFormat, tokens: &[TokenId]) -> String {
     text.push_str(&detokenizer.finish());
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::prompt::PromptAssets;
+
+    const BOUNDS: ModelBounds = ModelBounds {
+        context_window: 400,
+        vocabulary: 2048,
+    };
+
+    fn format() -> PromptFormat {
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+        let template = std::fs::read_to_string(demo.join("chat_template.jinja")).unwrap();
+        PromptFormat::new(PromptAssets {
+            tokenizer: tokenizers::Tokenizer::from_file(demo.join("tokenizer.json")).unwrap(),
+            chat_template: Some(template),
+            bos_token: None,
+            eos_token: None,
+            add_bos: None,
+        })
+        .unwrap()
+    }
+
+    fn chat(body: Value) -> Result<Vec<PreparedSequence>, ApiError> {
+        let request = GenerationRequest::Chat(ChatRequest::parse(&body).unwrap());
+        prepare(&request, &format(), BOUNDS, true)
+    }
+
+    fn text(body: Value) -> Result<Vec<PreparedSequence>, ApiError> {
+        let request = GenerationRequest::Text(CompletionRequest::parse(&body).unwrap());
+        prepare(&request, &format(), BOUNDS, true)
+    }
+
+    #[test]
+    fn without_max_tokens_as_much_as_fits() {
+        let messages = json!([{"role": "user", "content": "Hello!"}]);
+        let room = |max_tokens: Value| {
+            let prepared = chat(json!({"messages": messages, "max_tokens": max_tokens})).unwrap();
+            (prepared[0].prompt.len(), prepared[0].max_new_tokens)
+        };
+        let (prompt, most) = room(Value::Null);
+        assert_eq!(prompt + most, 400);
+        assert_eq!(room(json!(7)), (prompt, 7));
+        assert_eq!(room(json!(1_000_000)), (prompt, most));
+    }
+
+    #[test]
+    fn a_prompt_without_room_is_refused_with_its_count() {
+        let tokens = |count: usize| json!({"prompt": vec![65; count], "max_tokens": 5});
+        assert_eq!(text(tokens(399)).unwrap()[0].max_new_tokens, 1);
+        let expected = ApiError::ContextLengthExceeded {
+            limit: 400,
+            prompt: 400,
+            requested: Some(5),
+            parameter: "prompt",
+        };
+        assert_eq!(text(tokens(400)).unwrap_err(), expected);
+    }
+
+    #[test]
+    fn ids_outside_the_vocabulary_are_named() {
+        let error = text(json!({"prompt": [[1], [2, 2048]]})).unwrap_err();
+        assert_eq!(error.body()["error"]["param"], "prompt[1]");
+        assert!(error.to_string().contains("2048"));
+        let error = text(json!({"prompt": "a", "logit_bias": {"2048": 1}})).unwrap_err();
+        assert_eq!(error.body()["error"]["param"], "logit_bias.2048");
+        assert_eq!(
+            text(json!({"prompt": ""})).unwrap_err().body()["error"]["param"],
+            "prompt"
+        );
+    }
+
+    #[test]
+    fn forbidding_tools_keeps_the_prompt() {
+        let body = |choice: &str| {
+            json!({
+                "messages": [{"role": "user", "content": "Hello!"}],
+                "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+                "tool_choice": choice,
+            })
+        };
+        let auto = chat(body("auto")).unwrap().remove(0);
+        let none = chat(body("none")).unwrap().remove(0);
+        assert!(auto.parser.unwrap().tools && auto.forbidden.is_none());
+        assert!(!none.parser.unwrap().tools);
+        let mark = format().encode(TOOL_CALL_MARK).unwrap();
+        if let [token] = mark.as_slice() {
+            assert_eq!(none.prompt, auto.prompt);
+            assert_eq!(none.forbidden, Some((*token, FORBID)));
+        } else {
+            assert!(!none.text.unwrap().contains("<tools>"));
+        }
+    }
+
+    #[test]
+    fn echo_is_the_prompt() {
+        let body = json!({"prompt": ["One two", "three"], "echo": true});
+        let echoed: Vec<_> = text(body)
+            .unwrap()
+            .into_iter()
+            .map(|sequence| sequence.echo)
+            .collect();
+        assert_eq!(
+            echoed,
+            [Some("One two".to_owned()), Some("three".to_owned())]
+        );
+        let ids: Vec<u32> = format()
+            .encode("One two")
+            .unwrap()
+            .iter()
+            .map(|token| token.0)
+            .collect();
+        let sequence = text(json!({"prompt": ids, "echo": true}))
+            .unwrap()
+            .remove(0);
+        assert_eq!(sequence.echo.as_deref(), Some("One two"));
+    }
+}
