@@ -161,7 +161,7 @@ pub struct Config {
     )]
     pub kv_dtype: KvDtype,
 
-    /// Memory for keys and values (2GiB). `auto` = the engine's choice.
+    /// Memory for keys and values (2GiB). `auto` = for 262,144 tokens, or what is free.
     #[arg(
         long,
         default_value = "auto",
