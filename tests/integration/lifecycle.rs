@@ -124,7 +124,7 @@ fn a_drained_server_finishes_what_runs_and_refuses_what_comes() {
     let refused = server.post("/v1/chat/completions", &question());
     assert_eq!(refused.status, 503);
     assert!(refused.header("retry-after").is_some());
-    let events = running.to_done();
+    let events = running.into_done();
     let finish = events.iter().find_map(|event| {
         event.json()["choices"][0]["finish_reason"]
             .as_str()
@@ -208,7 +208,7 @@ fn a_configured_model_is_swapped_in_after_running_requests_finish() {
     assert!(running.next().is_some());
     body["model"] = json!("second");
     assert_eq!(server.chat(&body)["model"], "second");
-    let events = running.to_done();
+    let events = running.into_done();
     assert_eq!(
         events.last().expect("a usage chunk").json()["usage"]["completion_tokens"],
         300

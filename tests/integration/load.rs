@@ -67,7 +67,7 @@ fn request(choices: &mut Choices) -> Value {
 fn read(stream: EventStream) -> (String, String) {
     assert_eq!(stream.status, 200);
     let (mut content, mut reason) = (String::new(), String::new());
-    for event in stream.to_done() {
+    for event in stream.into_done() {
         let choice = &event.json()["choices"][0];
         content += choice["delta"]["content"].as_str().unwrap_or("");
         if let Some(text) = choice["finish_reason"].as_str() {

@@ -27,7 +27,7 @@ impl Answer {
     fn of(stream: EventStream) -> Answer {
         assert_eq!(stream.status, 200);
         let mut answer = Answer::default();
-        for event in stream.to_done() {
+        for event in stream.into_done() {
             answer.add(&event);
         }
         answer

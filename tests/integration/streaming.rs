@@ -44,7 +44,7 @@ fn chunks_come_in_their_order_and_say_what_the_whole_answer_says() {
     assert_eq!(stream.header("content-type"), Some("text/event-stream"));
     assert_eq!(stream.header("cache-control"), Some("no-cache"));
     assert_eq!(stream.header("content-encoding"), None);
-    let events = stream.to_done();
+    let events = stream.into_done();
     assert!(
         events.iter().all(|event| event.name.is_none()),
         "only standard chunks"
@@ -105,7 +105,7 @@ fn usage_rides_on_the_final_chunk_where_the_configuration_says_so() {
     let server = TestServer::with(|config| config.usage_on_final_chunk = true);
     let mut body = count();
     body["stream"] = json!(true);
-    let events = server.stream(CHAT, &body).to_done();
+    let events = server.stream(CHAT, &body).into_done();
     let last = events.last().expect("a chunk").json();
     assert!(last["choices"][0]["finish_reason"].is_string());
     assert!(
@@ -136,7 +136,7 @@ fn stop_strings_are_found_across_tokens_and_left_out() {
         let answer = server.chat(&body);
         assert_eq!(answer["choices"][0]["message"]["content"], before);
         assert_eq!(answer["choices"][0]["finish_reason"], "stop");
-        let events = server.stream_chat(&body).to_done();
+        let events = server.stream_chat(&body).into_done();
         assert_eq!(content(&events[..events.len() - 1]), before);
     }
     server.wait_idle();
@@ -177,7 +177,7 @@ fn text_completions_in_all_their_forms() {
 
     let mut streamed = body.clone();
     streamed["stream"] = json!(true);
-    let events = server.stream(TEXT, &streamed).to_done();
+    let events = server.stream(TEXT, &streamed).into_done();
     let mut parts = [String::new(), String::new()];
     let mut finished = [0, 0];
     for event in &events {
@@ -275,7 +275,7 @@ fn parallel_streams_see_their_own_progress_only() {
                         "max_tokens": 8, "temperature": 0, "ignore_eos": true,
                         "stream": true, "stream_options": {"include_usage": true},
                     });
-                    check_progress(&server.stream_with(CHAT, &[header], &body).to_done())
+                    check_progress(&server.stream_with(CHAT, &[header], &body).into_done())
                 })
             })
             .collect();
@@ -285,7 +285,7 @@ fn parallel_streams_see_their_own_progress_only() {
         assert!(
             server
                 .stream_chat(&plain)
-                .to_done()
+                .into_done()
                 .iter()
                 .all(|event| event.name.is_none())
         );
@@ -304,7 +304,7 @@ fn progress_on_chunks_as_llama_server_has_it() {
     let mut body = count();
     body["messages"][0]["content"] = long_prompt("violet", 60).into();
     body["return_progress"] = json!(true);
-    let events = server.stream_chat(&body).to_done();
+    let events = server.stream_chat(&body).into_done();
     assert!(events.iter().all(|event| event.name.is_none()));
     let progress: Vec<Value> = events
         .iter()
@@ -334,7 +334,7 @@ fn headers_and_role_come_before_prefill() {
     assert_eq!(delta(&second.next().expect("a chunk"))["role"], "assistant");
     assert_eq!(server.metric("trunkline_requests_waiting"), 1.0);
     first.leave();
-    assert!(second.to_done().len() > 3);
+    assert!(second.into_done().len() > 3);
     server.wait_idle();
 }
 
@@ -348,7 +348,7 @@ fn a_client_that_does_not_read_delays_nobody() {
     let alone = server.chat(&count())["choices"][0]["message"]["content"].clone();
     let lazy: Vec<EventStream> = (0..2).map(|_| server.stream(CHAT, &endless)).collect();
     for _ in 0..3 {
-        let events = server.stream_chat(&count()).to_done();
+        let events = server.stream_chat(&count()).into_done();
         assert_eq!(
             content(&events[..events.len() - 1]),
             alone.as_str().expect("text")
@@ -358,7 +358,7 @@ fn a_client_that_does_not_read_delays_nobody() {
     server.wait_idle();
     for stream in lazy {
         assert!(
-            stream.to_done().last().expect("a chunk").json()["choices"][0]["finish_reason"]
+            stream.into_done().last().expect("a chunk").json()["choices"][0]["finish_reason"]
                 == "length"
         );
     }
@@ -382,7 +382,7 @@ fn a_half_closed_client_is_served() {
         socket.shutdown(Shutdown::Write).expect("half closed");
         if streamed {
             assert_eq!(
-                content(&EventStream::new(socket).to_done()),
+                content(&EventStream::new(socket).into_done()),
                 alone.as_str().expect("text")
             );
         } else {

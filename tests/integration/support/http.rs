@@ -132,7 +132,7 @@ impl EventStream {
     }
 
     /// Events up to and without `[DONE]`, which must come.
-    pub fn to_done(self) -> Vec<Event> {
+    pub fn into_done(self) -> Vec<Event> {
         let mut events: Vec<Event> = self.collect();
         let last = events.pop().expect("a stream has events");
         assert_eq!(last.data, "[DONE]", "after {events:#?}");
