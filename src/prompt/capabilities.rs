@@ -9,6 +9,7 @@ use super::OutputDelta;
 use super::conversation::{self, SpecialTokens};
 use super::output::{OutputParser, ParserOptions};
 use super::template::ChatTemplate;
+use super::tools::ToolFormat;
 
 /// What a template can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +20,12 @@ pub(super) struct Capabilities {
     pub(super) developer_role: bool,
     /// Content must be a list of parts.
     pub(super) content_parts: bool,
+    /// Wants an empty list where there are no tools. If not, None.
+    pub(super) empty_tools: bool,
     /// Declares tools and writes calls in a form that can be read back.
     pub(super) native_tools: bool,
+    /// The form in which it writes calls, or in which the model is told to.
+    pub(super) tool_format: ToolFormat,
     /// An assistant message that has only calls has content null; else it is empty.
     pub(super) null_content: bool,
     pub(super) arguments: ArgumentsForm,
@@ -55,7 +60,9 @@ impl Capabilities {
             system_role: true,
             developer_role: source.contains("developer"),
             content_parts: false,
+            empty_tools: false,
             native_tools: false,
+            tool_format: ToolFormat::Tagged,
             null_content: true,
             arguments: ArgumentsForm::Mapping,
         };
@@ -69,13 +76,16 @@ impl Capabilities {
                 .render(found, messages, tools)
                 .is_some_and(|rendered| rendered.contains(text))
         };
-        if !prints(&found, std::slice::from_ref(&user), &[], TEXT) {
-            let parts = Capabilities {
-                content_parts: true,
+        let variants = [(false, false), (true, false), (false, true), (true, true)];
+        for (content_parts, empty_tools) in variants {
+            let tried = Capabilities {
+                content_parts,
+                empty_tools,
                 ..found
             };
-            if prints(&parts, std::slice::from_ref(&user), &[], TEXT) {
-                found = parts;
+            if prints(&tried, std::slice::from_ref(&user), &[], TEXT) {
+                found = tried;
+                break;
             }
         }
         let system = json!({ "role": "system", "content": SYSTEM });
@@ -111,9 +121,25 @@ impl Capabilities {
                     rendered.contains(KEY) && rendered.contains(VALUE)
                 };
                 if kept && !rendered.contains("None") {
-                    return Capabilities {
-                        native_tools: declares && reads_back(&rendered),
-                        ..tried
+                    // What the model would have written, up to the end of the conversation.
+                    let prompt = probe
+                        .render(&tried, std::slice::from_ref(&user), &tools)
+                        .unwrap_or_default();
+                    let written = rendered.strip_prefix(&prompt).unwrap_or_default();
+                    let format = if reads_back(&rendered, ToolFormat::Tagged) {
+                        Some(ToolFormat::Tagged)
+                    } else if reads_back(written, ToolFormat::Bare) {
+                        Some(ToolFormat::Bare)
+                    } else {
+                        None
+                    };
+                    return match format {
+                        Some(tool_format) if declares => Capabilities {
+                            native_tools: true,
+                            tool_format,
+                            ..tried
+                        },
+                        _ => tried,
                     };
                 }
             }
@@ -139,13 +165,14 @@ fn call_messages(null_content: bool) -> [Json; 3] {
 }
 
 /// The call in a rendered conversation is one that the parser finds.
-fn reads_back(rendered: &str) -> bool {
+fn reads_back(rendered: &str, format: ToolFormat) -> bool {
     let mut parser = OutputParser::new(
         &ParserOptions {
             tools: true,
             reasoning_open: false,
         },
         false,
+        format,
     );
     let mut deltas = parser.push(rendered);
     deltas.extend(parser.finish());
@@ -170,10 +197,14 @@ impl Probe<'_> {
         messages: &[Json],
         tools: &[Json],
     ) -> Option<String> {
-        let context =
-            conversation::context(messages, tools, &Map::new(), true, self.tokens, |message| {
-                conversation::message_value(message, capabilities)
-            });
+        let context = conversation::context(
+            messages,
+            tools,
+            &Map::new(),
+            true,
+            self.tokens,
+            capabilities,
+        );
         self.template.render(context).ok()
     }
 }

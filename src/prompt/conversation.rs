@@ -64,7 +64,7 @@ pub(super) fn render(
         input.template_kwargs,
         !input.continue_final_message,
         tokens,
-        |message| message_value(message, capabilities),
+        capabilities,
     );
     let text = template.render(context)?;
     match continued {
@@ -80,16 +80,19 @@ pub(super) fn context(
     kwargs: &Map<String, Json>,
     add_generation_prompt: bool,
     tokens: SpecialTokens<'_>,
-    message_value: impl Fn(&Json) -> Value,
+    capabilities: &Capabilities,
 ) -> Value {
     let mut variables: Vec<(String, Value)> = vec![
         (
             "messages".to_string(),
-            messages.iter().map(message_value).collect(),
+            messages
+                .iter()
+                .map(|message| message_value(message, capabilities))
+                .collect(),
         ),
         (
             "tools".to_string(),
-            if tools.is_empty() {
+            if tools.is_empty() && !capabilities.empty_tools {
                 Value::from(())
             } else {
                 tools.iter().map(json_value).collect()
@@ -348,7 +351,7 @@ fn cut_at_tag(mut text: String, content: &str) -> Result<String, PromptError> {
 }
 
 /// A message as the template sees it.
-pub(super) fn message_value(message: &Json, capabilities: &Capabilities) -> Value {
+fn message_value(message: &Json, capabilities: &Capabilities) -> Value {
     let Some(fields) = message.as_object() else {
         return json_value(message);
     };

@@ -10,6 +10,7 @@ use super::conversation;
 use super::detokenizer::TokenTexts;
 use super::output::{OutputParser, ParserOptions};
 use super::template::ChatTemplate;
+use super::tools::ToolFormat;
 use super::{Detokenizer, PromptError, reasoning, tools};
 use crate::ids::TokenId;
 
@@ -168,7 +169,13 @@ impl PromptFormat {
 
     /// Reads one request's output.
     pub fn output_parser(&self, options: &ParserOptions) -> OutputParser {
-        OutputParser::new(options, self.thinks)
+        {
+            let format = self
+                .chat
+                .as_ref()
+                .map_or(ToolFormat::Tagged, |chat| chat.capabilities.tool_format);
+            OutputParser::new(options, self.thinks, format)
+        }
     }
 
     /// For a chat answer: text of its own, as the tokenizer's `decode` gives it.

@@ -2,7 +2,7 @@
 
 use super::OutputDelta;
 use super::reasoning::{self, ReasoningSplitter, Side};
-use super::tools::HermesParser;
+use super::tools::{ToolCallParser, ToolFormat};
 
 /// What to look for in one request's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,13 +28,13 @@ impl ParserOptions {
 #[derive(Debug, Clone)]
 pub struct OutputParser {
     reasoning: ReasoningSplitter,
-    tools: Option<HermesParser>,
+    tools: Option<ToolCallParser>,
     tool_calls: usize,
 }
 
 impl OutputParser {
-    /// `thinks`: the model's format knows `<think>`.
-    pub(super) fn new(options: &ParserOptions, thinks: bool) -> Self {
+    /// `thinks`: the model's format knows `<think>`. `format`: how it writes calls.
+    pub(super) fn new(options: &ParserOptions, thinks: bool, format: ToolFormat) -> Self {
         let reasoning = if thinks {
             ReasoningSplitter::new(options.reasoning_open)
         } else {
@@ -42,7 +42,7 @@ impl OutputParser {
         };
         OutputParser {
             reasoning,
-            tools: options.tools.then(HermesParser::new),
+            tools: options.tools.then(|| ToolCallParser::new(format)),
             tool_calls: 0,
         }
     }
@@ -93,7 +93,7 @@ impl OutputParser {
 fn pass_on(
     side: Side,
     character: char,
-    tools: Option<&mut HermesParser>,
+    tools: Option<&mut ToolCallParser>,
     deltas: &mut Vec<OutputDelta>,
 ) {
     match (side, tools) {

@@ -1,6 +1,6 @@
 //! Detokenizing step by step against the tokenizer's own `decode`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -217,16 +217,23 @@ fn the_beginning_of_text_comes_once() {
 
 /// A real tokenizer, if it is here.
 fn real_tokenizer(path: &str) -> Option<Tokenizer> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    path.exists()
-        .then(|| Tokenizer::from_file(path).expect("a tokenizer"))
+    Some(Tokenizer::from_file(reference(path)?).expect("a tokenizer"))
+}
+
+/// A file of the repository, or of the reference data beside it, if it is here.
+pub(super) fn reference(path: &str) -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    ["", "../shared/data", "../../shared/data"]
+        .iter()
+        .map(|folder| root.join(folder).join(path))
+        .find(|path| path.exists())
 }
 
 #[test]
 fn real_tokenizers_equal_decode() {
     for path in [
         "models/demo/tokenizer.json",
-        "../shared/data/qwen-tokenizer/tokenizer.json",
+        "qwen-tokenizer/tokenizer.json",
     ] {
         let Some(tokenizer) = real_tokenizer(path) else {
             continue;
@@ -264,7 +271,7 @@ fn real_tokenizers_equal_decode() {
 /// Not a timed assertion: prints how long 100 KB take (`--nocapture`), and checks that they come back.
 #[test]
 fn a_long_prompt_is_encoded_whole() {
-    let Some(tokenizer) = real_tokenizer("../shared/data/qwen-tokenizer/tokenizer.json") else {
+    let Some(tokenizer) = real_tokenizer("qwen-tokenizer/tokenizer.json") else {
         return;
     };
     let format = format_of(tokenizer, None);

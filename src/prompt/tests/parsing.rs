@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::prompt::output::{OutputParser, ParserOptions};
+use crate::prompt::tools::ToolFormat;
 use crate::prompt::{OutputDelta, StopMatcher};
 
 /// An output read to its end.
@@ -22,6 +23,7 @@ fn parser(open: bool) -> OutputParser {
             reasoning_open: open,
         },
         true,
+        ToolFormat::Tagged,
     )
 }
 
@@ -54,7 +56,10 @@ fn collect(parsed: &mut Parsed, deltas: Vec<OutputDelta>) {
 }
 
 fn parse<'a>(open: bool, pieces: impl IntoIterator<Item = &'a str>) -> Parsed {
-    let mut parser = parser(open);
+    parse_with(parser(open), pieces)
+}
+
+fn parse_with<'a>(mut parser: OutputParser, pieces: impl IntoIterator<Item = &'a str>) -> Parsed {
     let mut parsed = Parsed::default();
     for piece in pieces {
         collect(&mut parsed, parser.push(piece));
@@ -328,6 +333,79 @@ fn a_call_that_breaks_stays_as_far_as_it_was_given_out() {
     );
 }
 
+/// A model that writes the object alone.
+#[track_caller]
+fn bare(text: &str, content: &str, calls: &[(&str, &str)]) {
+    let options = ParserOptions {
+        tools: true,
+        reasoning_open: false,
+    };
+    let expected = Parsed {
+        content: content.to_string(),
+        calls: calls
+            .iter()
+            .map(|(name, arguments)| (name.to_string(), arguments.to_string()))
+            .collect(),
+        reasoning: String::new(),
+    };
+    for cut in (0..=text.len()).filter(|&cut| text.is_char_boundary(cut)) {
+        let (first, second) = text.split_at(cut);
+        let parsed = parse_with(
+            OutputParser::new(&options, false, ToolFormat::Bare),
+            [first, second],
+        );
+        assert_eq!(parsed, expected, "{first:?} + {second:?}");
+    }
+}
+
+#[test]
+fn a_call_that_is_the_whole_answer() {
+    let call = [("weather", r#"{"city": "Berlin"}"#)];
+    bare(
+        r#"{"name": "weather", "parameters": {"city": "Berlin"}}"#,
+        "",
+        &call,
+    );
+    bare(
+        " \n{\"type\": \"function\", \"name\": \"weather\", \"parameters\": {\"city\": \"Berlin\"}}\n",
+        "",
+        &call,
+    );
+    bare(
+        r#"{"parameters": {"city": "Berlin"}, "name": "weather"}"#,
+        "",
+        &call,
+    );
+    let two = r#"{"name": "weather", "parameters": {"city": "Berlin"}}; {"name": "now", "parameters": {}}"#;
+    bare(two, "", &[call[0], ("now", "{}")]);
+    bare(
+        r#"{"name": "weather", "parameters": {"city": "Ber"#,
+        "",
+        &[("weather", r#"{"city": "Ber"#)],
+    );
+    bare(
+        r#"{"name": "weather", "parameters": {"city": "Berlin"}} Done."#,
+        " Done.",
+        &call,
+    );
+}
+
+#[test]
+fn an_answer_in_json_is_no_call() {
+    for text in [
+        r#"{"name": "Ada", "age": 36}"#,
+        r#"{"name": "Ada"}"#,
+        r#"{"a": [1, {"name": "weather", "parameters": {}}]}"#,
+        r#"Sure: {"name": "weather", "parameters": {}}"#,
+        r#"[{"name": "weather", "parameters": {}}]"#,
+        "{ not json }\n{\"name\": \"weather\", \"parameters\": {}}",
+        "<tool_call>{\"name\": \"weather\", \"arguments\": {}}</tool_call>",
+        "{",
+    ] {
+        bare(text, text, &[]);
+    }
+}
+
 #[test]
 fn reasoning_opened_by_the_model() {
     thinking(
@@ -457,9 +535,9 @@ fn names_and_arguments_are_given_out_as_soon_as_they_are_known() {
 #[test]
 fn without_tools_or_reasoning_all_is_content() {
     let text = format!("<think>a</think>{BERLIN}");
-    let mut plain = OutputParser::new(&ParserOptions::default(), false);
+    let mut plain = OutputParser::new(&ParserOptions::default(), false, ToolFormat::Tagged);
     assert_eq!(plain.push(&text), [OutputDelta::Content(text.clone())]);
-    let mut no_tools = OutputParser::new(&ParserOptions::default(), true);
+    let mut no_tools = OutputParser::new(&ParserOptions::default(), true, ToolFormat::Tagged);
     assert_eq!(
         no_tools.push(&text),
         [
@@ -496,6 +574,7 @@ fn what_is_held_back_is_bounded() {
             reasoning_open: false,
         },
         false,
+        ToolFormat::Tagged,
     );
     for delta in parser.push(&endless) {
         if let OutputDelta::Content(text) = delta {

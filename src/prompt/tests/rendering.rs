@@ -2,8 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::detokenizing::{format_of, tokenizer};
-use crate::prompt::{ChatInput, ChatTemplate, PromptAssets, PromptError, PromptFormat};
+use super::detokenizing::{format_of, reference, tokenizer};
+use crate::prompt::{
+    ChatInput, ChatTemplate, OutputDelta, ParserOptions, PromptAssets, PromptError, PromptFormat,
+};
 
 /// ChatML with tools, calls printed as they are.
 const CHATML: &str = r#"{%- if tools %}
@@ -110,6 +112,59 @@ fn a_turn_is_rendered_as_the_model_wrote_it() {
     }
 }
 
+/// Real templates, where they are: the answer that a model writes in its own form, and that the parser
+/// reads, is the beginning of the next turn's prompt.
+#[test]
+fn turns_of_real_templates_are_prefixes() {
+    let tagged =
+        format!("<tool_call>\n{{\"name\": \"weather\", \"arguments\": {WRITTEN}}}\n</tool_call>");
+    let bare = format!("{{\"name\": \"weather\", \"parameters\": {WRITTEN}}}");
+    for (path, written) in [
+        ("models/demo/chat_template.jinja", &tagged),
+        ("chat_templates/Qwen-Qwen2.5-7B-Instruct.jinja", &tagged),
+        ("chat_templates/Qwen-Qwen3-0.6B.jinja", &tagged),
+        ("chat_templates/ibm-granite-granite-4.0.jinja", &tagged),
+        (
+            "chat_templates/meta-llama-Llama-3.1-8B-Instruct.jinja",
+            &bare,
+        ),
+        (
+            "chat_templates/meta-llama-Llama-3.2-3B-Instruct.jinja",
+            &bare,
+        ),
+        // Writes calls in a form of its own, so tools are declared in the generic one.
+        ("chat_templates/google-gemma-2-2b-it.jinja", &tagged),
+    ] {
+        let Some(path) = reference(path) else {
+            continue;
+        };
+        let format = format(&std::fs::read_to_string(&path).expect("readable"));
+        let user = json!({ "role": "user", "content": "Weather?" });
+        let prompt = render(&format, json!([user]), weather()).expect("renders");
+        let mut parser = format.output_parser(&ParserOptions::for_prompt(&prompt, true));
+        let (mut name, mut arguments) = (String::new(), String::new());
+        for delta in parser.push(written).into_iter().chain(parser.finish()) {
+            match delta {
+                OutputDelta::ToolCallStart { name: given, .. } => name = given,
+                OutputDelta::ToolCallArguments { text, .. } => arguments += &text,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(
+            (name.as_str(), arguments.as_str()),
+            ("weather", WRITTEN),
+            "{path:?}"
+        );
+        let turns = json!([
+            user,
+            { "role": "assistant", "content": null, "tool_calls": [call(json!(arguments))] },
+            { "role": "tool", "tool_call_id": "call_1", "content": "21" },
+        ]);
+        let next = render(&format, turns, weather()).expect("renders");
+        assert!(next.starts_with(&(prompt + written)), "{path:?}: {next}");
+    }
+}
+
 #[test]
 fn arguments_that_are_no_json_text_still_render() {
     let format = chatml("call.function.arguments | tojson");
@@ -187,6 +242,62 @@ fn tools_where_the_template_knows_none() {
     assert!(
         next.ends_with("</><user><tool_response>\n21\n</tool_response>\n<tool_response>\n25\n</tool_response>\nAnd?</><assistant>"),
         "{next}"
+    );
+}
+
+/// Llama 3's way: the call is the whole answer.
+const BARE: &str = r#"{%- for message in messages %}
+    {{- '<' + message.role + '>\n' }}
+    {%- if loop.first and tools is not none %}{% for tool in tools %}{{ tool | tojson(indent=4) + '\n' }}{% endfor %}{% endif %}
+    {%- if message.tool_calls is defined %}
+        {%- if message.tool_calls | length != 1 %}{{ raise_exception('one call at once') }}{% endif %}
+        {%- set call = message.tool_calls[0].function %}
+        {{- '{"name": "' + call.name + '", "parameters": ' }}{{ call.arguments | tojson }}{{ '}' }}
+    {%- else %}{{ message.content }}{% endif %}
+    {{- '</>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<assistant>\n' }}{% endif %}"#;
+
+#[test]
+fn a_call_that_is_the_whole_answer_is_native() {
+    let format = format(BARE);
+    let user = json!({ "role": "user", "content": "Weather?" });
+    let prompt = render(&format, json!([user]), weather()).expect("renders");
+    assert!(prompt.contains("    \"type\": \"function\","), "{prompt}");
+    let written = format!("{{\"name\": \"weather\", \"parameters\": {WRITTEN}}}");
+    let turns = json!([user, { "role": "assistant", "content": null, "tool_calls": [call(json!(WRITTEN))] }]);
+    let next = render(&format, turns, weather()).expect("renders");
+    assert!(next.starts_with(&(prompt.clone() + &written)), "{next}");
+    let mut parser = format.output_parser(&ParserOptions::for_prompt(&prompt, true));
+    let deltas = parser.push(&written);
+    assert_eq!(
+        deltas,
+        [
+            OutputDelta::ToolCallStart {
+                index: 0,
+                name: "weather".to_string()
+            },
+            OutputDelta::ToolCallArguments {
+                index: 0,
+                text: WRITTEN.to_string()
+            },
+        ]
+    );
+}
+
+#[test]
+fn a_template_that_needs_a_list_of_tools_gets_an_empty_one() {
+    let format = format(
+        "{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}",
+    );
+    assert_eq!(
+        render(
+            &format,
+            json!([{ "role": "user", "content": "x" }]),
+            json!([])
+        )
+        .as_deref(),
+        Ok("x")
     );
 }
 
