@@ -287,8 +287,9 @@ impl Call {
 
     /// Gives out what is known: first the name, then arguments.
     fn give_out(&mut self, index: usize, out: &mut impl FnMut(OutputDelta)) {
-        if !self.named
-            && !(self.needs_arguments && self.pending.is_empty())
+        let ready = !self.needs_arguments || !self.pending.is_empty();
+        if ready
+            && !self.named
             && let Some(name) = &self.name
         {
             out(OutputDelta::ToolCallStart {
