@@ -115,16 +115,7 @@ impl Naive {
         let oldest = (0..self.entries.len())
             .filter(|index| is_leaf(&self.entries[*index]))
             .min_by_key(|index| self.entries[*index].used)?;
-        let gone = self.entries.remove(oldest);
-        let above = (self.depth(&gone.path) - 1) * self.block_size;
-        if let Some(parent) = self
-            .entries
-            .iter_mut()
-            .find(|entry| entry.path == gone.path[..above])
-        {
-            parent.used = parent.used.max(gone.used);
-        }
-        Some(gone.block)
+        Some(self.entries.remove(oldest).block)
     }
 }
 

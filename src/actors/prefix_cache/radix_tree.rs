@@ -266,7 +266,7 @@ impl RadixTree {
 
     /// Removes the least recently used leaf that is not leased, and returns its block. O(log n).
     pub fn evict(&mut self) -> Option<BlockId> {
-        let (last_used, node) = self.evictable.pop_first()?;
+        let (_, node) = self.evictable.pop_first()?;
         let removed = self.nodes[node.0 as usize]
             .take()
             .expect("an evictable node exists");
@@ -281,11 +281,7 @@ impl RadixTree {
             unreachable!("a root is never evictable");
         };
         self.by_block.remove(&block);
-        let above = self.node_mut(parent);
-        above.children.remove(&tokens);
-        if let Place::Block(above) = &mut above.place {
-            above.last_used = above.last_used.max(last_used);
-        }
+        self.node_mut(parent).children.remove(&tokens);
         self.refresh(parent);
         Some(block)
     }

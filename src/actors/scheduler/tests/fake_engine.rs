@@ -129,6 +129,10 @@ impl FakeEngine {
                 "{id} is admitted once"
             );
         }
+        for copy in &plan.copies {
+            let read_later = plan.copies.iter().any(|other| other.from == copy.to);
+            assert!(!read_later, "the order of copies does not matter: {copy:?}");
+        }
         for copy in plan.copies {
             for slot in 0..copy.tokens {
                 let value = self.blocks[copy.from.0 as usize][slot];
