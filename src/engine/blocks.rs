@@ -8,6 +8,9 @@ use super::options::{EngineOptions, KvSize};
 /// With [`KvSize::Auto`]: enough for this many tokens, or one context window, is enough.
 const AUTO_TOKENS: usize = 262_144;
 
+/// With [`KvSize::Auto`]: the most that is taken of a device whose free memory is not known.
+const AUTO_UNKNOWN_BYTES: u64 = 4 << 30;
+
 /// The size of the KV pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvPoolSize {
@@ -19,15 +22,22 @@ pub struct KvPoolSize {
 
 impl KvPoolSize {
     /// Decides the pool's size for a model. With [`KvSize::Auto`], half of the memory that is free now is
-    /// the most it takes.
+    /// the most it takes. `own_memory` says that the device has memory apart from the system's, of which we
+    /// know nothing.
     ///
     /// # Errors
     /// When not even one block fits.
     pub fn choose(
         description: &DecoderDescription,
         options: &EngineOptions,
+        own_memory: bool,
     ) -> Result<Self, EngineError> {
-        Self::within(description, options, memory::available())
+        let available = if own_memory {
+            Some(2 * AUTO_UNKNOWN_BYTES)
+        } else {
+            memory::available()
+        };
+        Self::within(description, options, available)
     }
 
     /// [`Self::choose`] with `available` bytes of free memory, or `None` if that is unknown.

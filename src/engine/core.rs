@@ -101,7 +101,7 @@ impl Engine {
             description.context_window = description.context_window.min(context_window);
         }
         description.validate()?;
-        let size = KvPoolSize::choose(&description, options)?;
+        let size = KvPoolSize::choose(&description, options, device.is_cuda())?;
         let mut info = EngineInfo {
             block_size: size.block_size,
             block_count: size.blocks,

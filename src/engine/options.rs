@@ -168,7 +168,7 @@ impl fmt::Display for AttentionKind {
 /// How large the KV pool is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KvSize {
-    /// A share of the free memory, at most enough for 262,144 tokens or one context window.
+    /// Half of the free memory (on CUDA 4 GiB), at most enough for 262,144 tokens or one context window.
     #[default]
     Auto,
     /// This many bytes.

@@ -287,24 +287,31 @@ unsafe fn write<S: Simd, W, X, const M: usize, const N: usize>(
     args: &MicroArgs<W, X>,
     sums: &[[S::F; N]; M],
 ) {
+    // The sums leave their registers here, all of them by constant places: were they picked by row below,
+    // the compiler would keep them in memory all along.
+    let mut finished = [[[0.0f32; LANES]; N]; M];
+    for (finished, sums) in finished.iter_mut().zip(sums) {
+        for (finished, &sum) in finished.iter_mut().zip(sums) {
+            // SAFETY: there are sixteen.
+            unsafe { S::store(finished.as_mut_ptr(), sum) };
+        }
+    }
     for n in 0..N {
         let first = n * LANES;
         let lanes = LANES.min(args.outputs - first);
-        for (m, sums) in sums.iter().enumerate().take(args.rows) {
-            let mut sum = sums[n];
+        for (m, finished) in finished.iter().enumerate().take(args.rows) {
             // SAFETY: promised by the caller.
             unsafe {
                 let out = args.out.add(m * args.stride + first);
                 if lanes == LANES {
+                    let mut sum = S::load(finished[n].as_ptr());
                     if !args.bias.is_null() {
                         sum = S::add(sum, S::load(args.bias.add(first)));
                     }
                     S::store(out, sum);
                     continue;
                 }
-                let mut buffer = [0.0f32; LANES];
-                S::store(buffer.as_mut_ptr(), sum);
-                for (lane, &sum) in buffer[..lanes].iter().enumerate() {
+                for (lane, &sum) in finished[n][..lanes].iter().enumerate() {
                     let bias = if args.bias.is_null() {
                         0.0
                     } else {
