@@ -17,6 +17,7 @@ pub enum Isa {
     /// AVX-512 with the bf16 dot product.
     Avx512Bf16,
     #[cfg(target_arch = "aarch64")]
+    /// NEON, which every AArch64 machine has.
     Neon,
 }
 
@@ -48,15 +49,14 @@ impl Isa {
         found
     }
 
-    /// Whether [`super::Precision::Fast`] differs from exact on this instruction set.
+    /// Whether [`super::Precision::Fast`] differs from exact on this instruction set: the machine has the
+    /// `bf16` dot product, or it is the scalar twin, which does the same in plain Rust.
     pub fn has_bf16_dot(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            self == Isa::Avx512Bf16
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            false
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => true,
+            _ => false,
         }
     }
 }

@@ -418,3 +418,284 @@ impl SimdTask for Softmax<'_> {
         x.iter_mut().for_each(|p| *p *= factor);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers that look random and are the same in every run.
+    fn numbers(count: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        (0..count)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                ((state >> 40) as f32 / (1u32 << 23) as f32 - 1.0) * 6.0
+            })
+            .collect()
+    }
+
+    fn assert_close(found: &[f32], expected: impl IntoIterator<Item = f64>, what: &str) {
+        let mut count = 0;
+        for (index, (&found, expected)) in found.iter().zip(expected).enumerate() {
+            let error = (f64::from(found) - expected).abs() / expected.abs().max(1e-3);
+            assert!(
+                error < 2e-6,
+                "{what}: element {index} is {found}, not {expected}"
+            );
+            count += 1;
+        }
+        assert_eq!(count, found.len(), "{what}");
+    }
+
+    fn wide(x: &[f32]) -> Vec<f64> {
+        x.iter().map(|&x| f64::from(x)).collect()
+    }
+
+    const WIDTHS: [usize; 7] = [1, 7, 16, 33, 64, 256, 1024];
+
+    fn norm_reference(x: &[f32], weight: &[f32], epsilon: f64) -> Vec<f64> {
+        let mean = wide(x).iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+        let factor = 1.0 / (mean + epsilon).sqrt();
+        wide(x)
+            .iter()
+            .zip(wide(weight))
+            .map(|(x, w)| x * factor * w)
+            .collect()
+    }
+
+    #[test]
+    fn norms_match_the_reference() {
+        let pool = ThreadPool::new(3).unwrap();
+        for width in WIDTHS {
+            for rows in [1, 2, 70] {
+                let (x, weight) = (numbers(rows * width, 1), numbers(width, 2));
+                let mut out = vec![f32::NAN; x.len()];
+                rms_norm(&pool, &x, &weight, 1e-6, &mut out).unwrap();
+                let expected = x
+                    .chunks_exact(width)
+                    .flat_map(|x| norm_reference(x, &weight, 1e-6));
+                assert_close(&out, expected, &format!("{rows} rows of {width}"));
+                let mut alone = vec![0.0; width];
+                rms_norm(&pool, &x[x.len() - width..], &weight, 1e-6, &mut alone).unwrap();
+                assert_eq!(alone, out[x.len() - width..]);
+            }
+        }
+    }
+
+    /// Calls `change` with heads 1 and 2 of four in rows of some length, and gives the rows back.
+    fn on_middle_heads(
+        data: &[f32],
+        head_dim: usize,
+        change: impl FnOnce(HeadRows<'_>),
+    ) -> Vec<f32> {
+        let mut changed = data.to_vec();
+        let stride = 4 * head_dim + 3;
+        change(HeadRows {
+            data: &mut changed,
+            stride,
+            offset: head_dim,
+            heads: 2,
+            head_dim,
+        });
+        for (before, after) in data.chunks_exact(stride).zip(changed.chunks_exact(stride)) {
+            assert_eq!(
+                before[..head_dim],
+                after[..head_dim],
+                "what is before the heads changed"
+            );
+            assert_eq!(
+                before[3 * head_dim..],
+                after[3 * head_dim..],
+                "what is behind the heads changed"
+            );
+        }
+        changed
+    }
+
+    #[test]
+    fn head_norms_match_the_reference_and_leave_other_heads() {
+        let pool = ThreadPool::new(2).unwrap();
+        for head_dim in [8, 40, 64, 128] {
+            let data = numbers(50 * (4 * head_dim + 3), 3);
+            let weight = numbers(head_dim, 4);
+            let changed = on_middle_heads(&data, head_dim, |heads| {
+                rms_norm_heads(&pool, heads, &weight, 1e-5).unwrap();
+            });
+            for (row, before) in data.chunks_exact(4 * head_dim + 3).enumerate() {
+                for head in [1, 2] {
+                    let start = head * head_dim;
+                    let after = &changed[row * (4 * head_dim + 3) + start..][..head_dim];
+                    let expected = norm_reference(&before[start..start + head_dim], &weight, 1e-5);
+                    assert_close(
+                        after,
+                        expected,
+                        &format!("row {row} head {head} of {head_dim}"),
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rotation_matches_the_reference_and_leaves_the_rest() {
+        let pool = ThreadPool::new(2).unwrap();
+        for (head_dim, half) in [(8, 4), (64, 32), (40, 20), (48, 9)] {
+            let stride = 4 * head_dim + 3;
+            let rows = 40;
+            let angle = |position: usize, i: usize| position as f64 * 0.3 / (i + 1) as f64;
+            let table = |f: fn(f64) -> f64| {
+                (0..100 * half)
+                    .map(|at| f(angle(at / half, at % half)) as f32)
+                    .collect::<Vec<_>>()
+            };
+            let (cos, sin) = (table(f64::cos), table(f64::sin));
+            let rope_table = RopeTable::new(half, cos.clone(), sin.clone()).unwrap();
+            assert_eq!(rope_table.positions(), 100);
+            let positions: Vec<u32> = (0..rows as u32).map(|row| row * 7 % 100).collect();
+            let data = numbers(rows * stride, 5);
+            let changed = on_middle_heads(&data, head_dim, |heads| {
+                rope(&pool, heads, &positions, &rope_table).unwrap();
+            });
+            for (row, &position) in positions.iter().enumerate() {
+                for head in [1, 2] {
+                    let start = row * stride + head * head_dim;
+                    for i in 0..half {
+                        let at = position as usize * half + i;
+                        let (c, s) = (f64::from(cos[at]), f64::from(sin[at]));
+                        let (a, b) = (
+                            f64::from(data[start + i]),
+                            f64::from(data[start + i + half]),
+                        );
+                        let close = |found: f32, expected: f64| {
+                            assert!(
+                                (f64::from(found) - expected).abs() < 2e-6,
+                                "{found} {expected}"
+                            );
+                        };
+                        close(changed[start + i], a * c - b * s);
+                        close(changed[start + i + half], a * s + b * c);
+                    }
+                    let rest = start + 2 * half..start + head_dim;
+                    assert_eq!(changed[rest.clone()], data[rest]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tables_that_do_not_fit_are_errors() {
+        assert!(RopeTable::new(0, Vec::new(), Vec::new()).is_err());
+        assert!(RopeTable::new(3, vec![0.0; 4], vec![0.0; 4]).is_err());
+        assert!(RopeTable::new(2, vec![0.0; 4], vec![0.0; 6]).is_err());
+    }
+
+    #[test]
+    fn gated_activation_matches_the_reference() {
+        let pool = ThreadPool::new(2).unwrap();
+        for width in WIDTHS {
+            for rows in [1, 40] {
+                let mut gate_up = numbers(rows * 2 * width, 6);
+                gate_up[0] = 200.0;
+                let last = gate_up.len() - 1 - width;
+                gate_up[last] = -200.0;
+                let mut out = vec![f32::NAN; rows * width];
+                silu_mul(&pool, &gate_up, width, &mut out).unwrap();
+                let expected = gate_up.chunks_exact(2 * width).flat_map(|row| {
+                    let (gate, up) = row.split_at(width);
+                    let silu = |x: f64| x / (1.0 + (-x).exp());
+                    wide(gate)
+                        .into_iter()
+                        .zip(wide(up))
+                        .map(move |(g, u)| silu(g) * u)
+                        .collect::<Vec<_>>()
+                });
+                assert_close(&out, expected, &format!("{rows} rows of {width}"));
+            }
+        }
+    }
+
+    #[test]
+    fn sums_are_sums() {
+        let pool = ThreadPool::new(3).unwrap();
+        for len in [0, 1, 4095, 4096, 50_000] {
+            let (mut x, y) = (numbers(len, 7), numbers(len, 8));
+            let expected: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
+            add(&pool, &mut x, &y).unwrap();
+            assert_eq!(x, expected);
+        }
+    }
+
+    #[test]
+    fn the_largest_is_found_first_of_equals() {
+        for len in [1, 255, 256, 257, 5000] {
+            let mut x = numbers(len, 9);
+            let expected = (0..len).fold(0, |best, i| if x[i] > x[best] { i } else { best });
+            assert_eq!(argmax(&x), expected);
+            x[len / 2] = 99.0;
+            x[len - 1] = 99.0;
+            assert_eq!(argmax(&x), len / 2);
+            x[0] = f32::NAN;
+            assert_eq!(argmax(&x), if len == 1 { 0 } else { len / 2 });
+        }
+        assert_eq!(argmax(&[]), 0);
+        assert_eq!(argmax(&[f32::NEG_INFINITY; 300]), 0);
+    }
+
+    #[test]
+    fn probabilities_match_the_reference() {
+        for len in [1, 5, 16, 100, 3000] {
+            let mut x = numbers(len, 10);
+            let largest = wide(&x).into_iter().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = wide(&x).iter().map(|x| (x - largest).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            softmax(&mut x);
+            assert_close(&x, weights.iter().map(|w| w / total), &format!("{len}"));
+        }
+        softmax(&mut []);
+    }
+
+    /// `e^x` of sixteen numbers on an instruction set.
+    fn exp_on(isa: Isa, x: [f32; LANES]) -> [f32; LANES] {
+        struct Exp([f32; LANES]);
+        impl SimdTask for Exp {
+            type Output = [f32; LANES];
+            #[inline(always)]
+            unsafe fn run<S: Simd>(mut self) -> [f32; LANES] {
+                // SAFETY: the array has sixteen elements.
+                unsafe {
+                    let e = S::exp(S::load(self.0.as_ptr()));
+                    S::store(self.0.as_mut_ptr(), e);
+                }
+                self.0
+            }
+        }
+        // SAFETY: the tests pass available sets.
+        unsafe { dispatch(isa, Exp(x)) }
+    }
+
+    #[test]
+    fn the_exponential_is_close_and_the_same_on_every_instruction_set() {
+        for isa in Isa::available() {
+            for step in 0..20_000 {
+                let x: [f32; LANES] = std::array::from_fn(|lane| {
+                    -87.2 + 0.008_7 * (step as f32 + lane as f32 / 16.0)
+                });
+                for (x, e) in x.into_iter().zip(exp_on(isa, x)) {
+                    let expected = f64::from(x.min(88.0)).exp();
+                    let error = (f64::from(e) - expected).abs() / expected;
+                    assert!(error < 2e-7, "{isa:?}: e^{x} is {e}, not {expected}");
+                }
+            }
+            let mut edges = [0.0; LANES];
+            edges[1] = f32::NEG_INFINITY;
+            edges[2] = -87.4;
+            edges[3] = f32::NAN;
+            edges[4] = -1e30;
+            let e = exp_on(isa, edges);
+            assert_eq!((e[0], e[1], e[2], e[4]), (1.0, 0.0, 0.0, 0.0), "{isa:?}");
+            assert!(e[3].is_nan(), "{isa:?}");
+        }
+    }
+}

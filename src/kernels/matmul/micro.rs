@@ -255,6 +255,10 @@ impl<const M: usize, const N: usize> Bf16DotTask for PairMicro<M, N> {
     /// As [`multiply_pairs`].
     #[inline(always)]
     unsafe fn run<S: Bf16Dot>(self) {
+        // A constant, so that kernels too large for a set are not compiled for it.
+        if const { !exists(M, N, S::SUMS) } {
+            return;
+        }
         let args = self.0;
         // SAFETY: promised by the caller.
         unsafe {

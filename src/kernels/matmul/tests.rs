@@ -128,6 +128,23 @@ fn every_instruction_set_gives_the_scalar_twins_bits() {
     }
 }
 
+#[test]
+fn the_fast_product_is_the_exact_one_of_rounded_activations() {
+    let pool = ThreadPool::new(1).unwrap();
+    let (packed, weights) = matrix(Format::Bf16Fast, 70, 51);
+    let x = numbers(19 * 51, 3);
+    let rounded: Vec<f32> = x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
+    let expected = reference(&rounded, &weights, None, 51);
+    for isa in Isa::available()
+        .into_iter()
+        .filter(|isa| isa.has_bf16_dot())
+    {
+        let mut found = vec![0.0; 19 * 70];
+        packed.matmul_on(isa, &pool, &x, None, &mut found).unwrap();
+        assert_close(&found, &expected, 2e-6, &format!("{isa:?}"));
+    }
+}
+
 /// All rows at once and each row alone, at another place and with another number of threads.
 fn assert_rows_independent(packed: &PackedMatrix, isa: Isa, rows: usize, what: &str) {
     let (inputs, out) = (packed.in_features(), packed.out_features());

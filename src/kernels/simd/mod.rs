@@ -134,18 +134,19 @@ pub(super) trait Bf16DotTask {
     unsafe fn run<S: Bf16Dot>(self);
 }
 
-/// Runs `task` on an instruction set with [`Isa::has_bf16_dot`]; does nothing on others.
+/// Runs `task` with the machine's `bf16` dot product, or on its scalar twin for any other set.
 ///
 /// # Safety
 /// `isa` is one of [`Isa::available`], and what the task itself asks for.
 pub(super) unsafe fn dispatch_bf16<T: Bf16DotTask>(isa: Isa, task: T) {
-    #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Bf16 {
-        // SAFETY: promised by the caller.
-        unsafe { avx512::run_bf16(task) }
+    // SAFETY: promised by the caller.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => avx512::run_bf16(task),
+            _ => task.run::<scalar::Scalar>(),
+        }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (isa, task);
 }
 
 /// A piece of work written over [`Simd`].

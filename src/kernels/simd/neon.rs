@@ -57,7 +57,9 @@ impl Simd for Neon {
     #[inline(always)]
     unsafe fn load_bf16(p: *const bf16) -> Four {
         // SAFETY: see above.
-        each(|i| unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.add(4 * i).cast()))) })
+        each(|i| unsafe {
+            vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(vld1_u16(p.add(4 * i).cast()))))
+        })
     }
     #[inline(always)]
     unsafe fn store_f16(p: *mut f16, v: Four) {

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{LANES, Simd, saturating_f16};
+use super::{Bf16Dot, LANES, Simd, saturating_f16};
 
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Scalar;
@@ -119,5 +119,20 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn zero_below(a: Self::F, x: Self::F, limit: f32) -> Self::F {
         each(|i| if x[i] < limit { 0.0 } else { a[i] })
+    }
+}
+
+// SAFETY of both bodies: as above.
+impl Bf16Dot for Scalar {
+    type Pairs = [u32; LANES];
+
+    #[inline(always)]
+    unsafe fn load_pairs(p: *const u32) -> Self::Pairs {
+        // SAFETY: see above.
+        unsafe { p.cast::<Self::Pairs>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(acc: Self::F, w: Self::Pairs, x: u32) -> Self::F {
+        each(|i| fused(odd(w[i]), odd(x), fused(even(w[i]), even(x), acc[i])))
     }
 }
