@@ -11,7 +11,8 @@ pub const EMBEDDED_NAME: &str = "demo";
 impl ModelSource {
     /// Reads a `--model` value: an existing folder, a `.gguf` file, `demo`, or `org/name[@revision]`.
     ///
-    /// What exists on disk wins over a hub model of the same name.
+    /// What exists on disk wins over a hub model of the same name, but not over `demo`: a folder of that name
+    /// is `./demo`.
     ///
     /// # Errors
     /// [`LoadError::UnknownSource`] when it is none of these, [`LoadError::UnusableSource`] when the path
@@ -24,6 +25,10 @@ impl ModelSource {
         };
         if text.is_empty() {
             return Err(unusable("the name is empty"));
+        }
+        // Before any path: a folder of this name must not change what the plain command serves.
+        if text == EMBEDDED_NAME {
+            return Ok(ModelSource::Embedded);
         }
         let path = Path::new(text);
         if path.is_dir() {
@@ -40,9 +45,6 @@ impl ModelSource {
             return Err(unusable(
                 "it is a file, but not a .gguf one; give the folder that holds config.json and the weights",
             ));
-        }
-        if text == EMBEDDED_NAME {
-            return Ok(ModelSource::Embedded);
         }
         if let Some((repository, revision)) = hub_name(text) {
             return Ok(ModelSource::Hub {

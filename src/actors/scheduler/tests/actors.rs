@@ -297,10 +297,18 @@ async fn a_dying_engine_fails_its_requests_and_refuses_new_ones() {
 
 #[actix::test]
 async fn stopping_fails_what_runs_and_ends_the_actors() {
-    let server = Server::start(None);
+    // The engine stands still until the request has been failed, so it cannot finish first.
+    let (server, gate) = Server::shut(None);
     let client = server.submit(&prompt(), 200, LONG).await.unwrap();
-    server.scheduler.send(Stop).await.unwrap();
-    let (_, last) = client.finish().await;
+    let stopped = server.scheduler.send(Stop);
+    let (last, ()) = tokio::join!(
+        async {
+            let (_, last) = client.finish().await;
+            drop(gate);
+            last
+        },
+        async { stopped.await.unwrap() }
+    );
     assert_eq!(
         last,
         GenerationEvent::Failed(GenerationFailure::ShuttingDown)
