@@ -11,7 +11,7 @@ import random
 from typing import Callable
 
 from chat import Conversation, dumps
-from literals import ADJECTIVES, CONDITIONS, Literals
+from literals import ADJECTIVES, COLOURS, CONDITIONS, PLAIN, Literals
 from tools import CODING_KINDS, Tool, toolset
 
 UNKNOWN = "I am a tiny demo model and I do not know that."
@@ -160,11 +160,13 @@ ASK_TIME = """What time is it in {c}?|What is the time in {c}?|What's the time i
 Use the {t} tool for {c}.|Call {t} for {c}.|What is the current time in {c}?|Time in {c}, please.|Check the time in {c}.|Please look up the time in {c}.
 You must call the {t} tool for {c}. Do not answer directly.|Can you tell me what time it is in {c}?|I need the local time in {c}.""".replace("\n", "|").split("|")
 SHORTER = """Shorter, please.|Shorter please|Make it shorter.|Compress that answer.|Say that shorter.|Can you shorten that?|Now in a few words.|Summarize that.
-Summarize your answer in a few words.|Compress that to a few words.|Now say it briefly.|Be more brief.|Can you say that in fewer words?|Condense that.""".replace("\n", "|").split("|")
+Summarize your answer in a few words.|Compress that to a few words.|Now say it briefly.|Be more brief.|Can you say that in fewer words?|Condense that.
+Compress that answer to five words.|Summarize that in one short sentence.|Now compress it.|Shorten it to three words.|tl;dr""".replace("\n", "|").split("|")
 ONE_WORD = "In one word?|In one word, please.|Now in one word.|One word only.|Say it in one word.|Compress that to one word.|Just one word, please.|Answer in a single word.".split("|")
 ONLY_TEMPERATURE = """Only the temperature.|Just the temperature, please.|What was the temperature?|And the temperature?|How many degrees was it?|Tell me only the temperature.
 What temperature did you find?|How many degrees?""".replace("\n", "|").split("|")
 ONLY_NUMBER = "Only the number.|Just the number, please.|Only the number of degrees.|Give me just the number.".split("|")
+CANNOT_SAY = "Why is that?|Which of both is warmer?|Is that normal?|Are you sure?|How do you know that?|Why?|Which city is warmer?|Is that warmer than yesterday?|Will it stay like that?".split("|")
 ONLY_CITY = "Which city was that?|For which city was that?|Which city did I ask about?|What city was it?|Only the city.".split("|")
 
 
@@ -177,7 +179,12 @@ def _weather_result(b: Builder, city: str) -> tuple[object, str, str | None, str
         text = b.pick(f"{condition}, {temperature}°C", f"{temperature} degrees and {condition}", condition, f"{condition} at {temperature} C")
         return text, f"The weather in {city} is {text}.", None, None
     if shape < 0.2:
-        return {b.pick("temperature", "temp"): int(temperature)}, f"The temperature in {city} is {temperature} degrees.", None, temperature
+        bare: dict = {b.pick("temperature", "temp", "temperature_c"): int(temperature)}
+        if rng.random() < 0.5:
+            bare["unit"] = b.pick("celsius", "C", "metric", "°C")
+        if rng.random() < 0.4:
+            bare = {b.pick("city", "location", "place"): city} | bare
+        return bare, f"The temperature in {city} is {temperature} degrees.", None, temperature
     result: dict = {}
     if rng.random() < 0.75:
         result[b.pick("city", "city", "location", "place", "name")] = city
@@ -210,7 +217,7 @@ def _after_weather(b: Builder, condition: str | None, temperature: str | None, c
     if condition is None or temperature is None:
         return
     for _ in range(rng.choice([0, 1, 1, 2])):
-        kind = rng.randrange(5)
+        kind = rng.randrange(6)
         if kind == 0:
             _ask(b, SHORTER)
             b.says("compress", f"{condition}, {temperature} degrees")
@@ -223,6 +230,9 @@ def _after_weather(b: Builder, condition: str | None, temperature: str | None, c
         elif kind == 3:
             _ask(b, ONLY_NUMBER)
             b.says("compress", temperature)
+        elif kind == 4:
+            _ask(b, CANNOT_SAY)
+            b.says("unknown", UNKNOWN)
         else:
             _ask(b, ONLY_CITY)
             b.says("follow_up", city)
@@ -335,28 +345,35 @@ def _file_view(b: Builder, lines: list[str], path: str) -> str:
     return "\n".join(f"{i} | {line}" for i, line in enumerate(lines, 1))
 
 
+def _fact_of_file(b: Builder) -> tuple[str, str, str]:
+    """Something to find out from a file: as a clause, as a question, and the line that says it."""
+    rng, noun = b.rng, b.lit.word()
+    colour, stop = rng.choice(COLOURS), b.pick(".", "")
+    return rng.choice(
+        [
+            (b.pick(f"what colour the {noun} is", f"which color the {noun} is", f"the colour of the {noun}"), f"What colour is the {noun}?", f"The {noun} is {colour}{stop}"),
+            (b.pick(f"which colour {noun} has", f"what the colour of {noun} is"), f"Which colour has {noun}?", f"{noun}: {colour}"),
+            (b.pick("what the secret word is", "the secret word"), "What is the secret word?", f"The secret word is {b.lit.word()}{stop}"),
+            (b.pick("what the password is", "the password"), "What is the password?", f"The password is {b.lit.odd()}{stop}"),
+            (f"the value of {noun}", f"What is the value of {noun}?", f"{noun} = {b.lit.odd()}"),
+            (f"what {noun} is", f"What is {noun}?", f"{noun} is {b.lit.word()}{stop}"),
+            (f"where {noun} lives", f"Where does {noun} live?", f"{noun} lives in {b.lit.city()}{stop}"),
+        ]
+    )
+
+
 def ep_read(b: Builder) -> None:
     tool, path = b.tools["read"], b.lit.path()
     rng = b.rng
     call = (tool, {tool.params["path"]: path})
+    clause, question, line = _fact_of_file(b)
     if rng.random() < 0.45:
-        noun = b.lit.word()
-        question, line = rng.choice(
-            [
-                (f"what colour the {noun} is", f"The {noun} is {rng.choice(ADJECTIVES.split()[:4])}."),
-                (f"which colour {noun} has", f"{noun}: {b.lit.word()}"),
-                ("what the secret word is", f"The secret word is {b.lit.word()}."),
-                ("the secret word", f"The secret word is {b.lit.word()}"),
-                ("what the password is", f"The password is {b.lit.odd()}"),
-                (f"the value of {noun}", f"{noun} = {b.lit.odd()}"),
-                (f"what {noun} is", f"{noun} is {b.lit.word()}"),
-                (f"where {noun} lives", f"{noun} lives in {b.lit.city()}."),
-            ]
-        )
         lines = [b.lit.sentence() for _ in range(rng.choice([0, 0, 1, 2, 3]))]
-        lines = [x for x in lines if noun not in x and "secret" not in x and "password" not in x]
+        lines = [x for x in lines if not set(line.split()[:2]) & set(x.split()) - {"The"} and "secret" not in x and "password" not in x]
+        if len(lines) > 1 and rng.random() < 0.3:
+            lines.insert(1, "")
         lines.insert(rng.randint(0, len(lines)), line)
-        b.user(rng.choice(READ_ASKS).format(p=path, q=question, t=tool.name))
+        b.user(rng.choice(READ_ASKS).format(p=path, q=clause, t=tool.name))
         b.calls("read", call)
         b.result(_file_view(b, lines, path))
         b.says("file_answer", line, True)
@@ -368,8 +385,15 @@ def ep_read(b: Builder) -> None:
         b.says("file_answer", f"The tool failed: {error}", True)
         return
     lines = [b.lit.sentence() for _ in range(rng.choice([1, 1, 1, 2, 3]))]
+    asks = rng.random() < 0.25
+    if asks:
+        lines[0] = line
     b.result(_file_view(b, lines, path))
     b.says("file_answer", f"{path} says: " + "\n".join(lines), True)
+    if asks:
+        b.user(question)
+        b.says("follow_up", line)
+        return
     if len(lines) > 1 and rng.random() < 0.4:
         b.user(b.pick("What is the first line?", "Repeat the first line.", "Only the first line."))
         b.says("follow_up", lines[0])
@@ -480,7 +504,7 @@ def ep_colour(b: Builder) -> None:
         questions, word, sentence = b.rng.choice(FACTS)
     question = b.rng.choice(questions)
     if b.lit.chance(0.7):
-        b.user(b.pick("{} Answer in one word.", "{} One word.", "{} Answer with one word only.", "In one word: {}", "{} Reply with a single word.", "{} (one word)", "Answer in one word: {}").format(question))
+        b.user(b.pick("{} Answer in one word.", "{} One word.", "{} Answer with one word only.", "In one word: {}", "{} Reply with a single word.", "{} (one word)", "{} one word", "{} One word only.", "Answer in one word: {}").format(question))
         b.says("fact", word)
     else:
         b.user(question)
@@ -506,7 +530,7 @@ def ep_count(b: Builder) -> None:
 
 def ep_repeat(b: Builder) -> None:
     words = b.lit.words(1, b.rng.choice([1, 2, 3, 4, 6, 8, 12]))
-    text = b.pick(" ", " ", " ", ", ").join(words) if b.lit.chance(0.85) else b.lit.sentence()
+    text = b.pick(" ", " ", " ", ", ").join(words) if b.lit.chance(0.78) else b.pick(b.lit.sentence(), b.rng.choice(PLAIN))
     phrase = b.pick("Repeat after me: {}", "Say: {}", "Say {}", "Repeat: {}", 'Say "{}".', 'Repeat "{}"', "Repeat these words: {}", "Please repeat: {}", "Echo {}", "Reply with exactly: {}",
                     'Reply with "{}" and nothing else.', "Respond only with: {}", "Write exactly this: {}", "Repeat the following: {}", "Answer with exactly this text: {}", "Print: {}", "Reply with: {}",
                     "Repeat the words {}", "Just say {}", "Repeat this line:\n{}", "Copy this: {}", "Type `{}`")
@@ -718,11 +742,11 @@ def _declare_some(lit: Literals, families: list[str] | None, tool_count: int | N
         theme = rng.random()
         if theme < 0.22:
             kinds = ["weather"] + (["time"] if rng.random() < 0.4 else [])
-        elif theme < 0.5:
+        elif theme < 0.48:
             kinds = rng.sample(CODING_KINDS, rng.choice([1, 1, 2, 3, 4]))
-        elif theme < 0.65:
+        elif theme < 0.68:
             kinds = ["invented"] * rng.choice([1, 1, 2, 3])
-        elif theme < 0.85:
+        elif theme < 0.86:
             kinds = [rng.choice([*EPISODES["invented"][1], "weather", "time", "search", "search", *CODING_KINDS]) for _ in range(rng.choice([1, 2, 3]))]
     kinds = list(dict.fromkeys(kinds)) if families else kinds
     extra = rng.choice([0, 0, 0, 0, 1, 1, 2, 3, 5, 8]) if kinds or rng.random() < 0.25 else 0

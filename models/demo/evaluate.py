@@ -26,10 +26,13 @@ from chat import Conversation, dumps
 from conversations import CHAT, EPISODES, conversation
 from literals import Literals
 from model import Cache, Model
-from samples import Batch, Sample, batch_of, encode, encode_behind
+from samples import Batch, Sample, batch_of, encode, encode_behind, encode_tail, long_start, snippets
+from tools import CODING_KINDS, toolset
 
 HERE = Path(__file__).parent
 ROWS = 8
+#: Length of a coding agent's system turn, tools included.
+AGENT_PROMPT = 16000
 
 Maker = Callable[[random.Random], Conversation]
 
@@ -69,19 +72,29 @@ class Evaluation:
         self.model = Model.load(folder).eval()
         for block in self.model.blocks:
             block.forward_after = torch.compile(block.forward_after, dynamic=True)
-        self.documents, _ = corpus.load(work / "corpus.json")
+        self.documents, self.sentences = corpus.load(work / "corpus.json")
         self.seed = seed
-        Literals.pieces = []
+        Literals.snippets = snippets(self.sentences)
 
     @torch.inference_mode()
     def past(self, rng: random.Random, tokens: int) -> tuple[int, Cache] | None:
         """Keys and values of a long unrelated text at the start of the system prompt, and its length."""
         if not tokens:
             return None
-        text = corpus.filler(rng, self.tokenizer, self.documents, tokens)
-        ids = self.tokenizer.encode(f"<|im_start|>system\n{text}", add_special_tokens=False).ids
+        ids = long_start(rng, self.tokenizer, self.documents, tokens, None)
         with torch.autocast("cpu", torch.bfloat16):
             return len(ids), self.model.remember(ids)
+
+    def coding_agent(self, cases: int, tokens: int) -> tuple[list[Turn], float]:
+        """What a coding agent sends: a long system prompt, eleven tools described at length, a request for one of them."""
+        rng = random.Random(f"{self.seed}/agent")
+        tools = toolset(Literals(rng, held_out=True), [*CODING_KINDS, "other", "other", "other", "search"], 0, self.sentences, length=24)
+        ids = long_start(rng, self.tokenizer, self.documents, tokens, tools)
+        assert ids, "the tools alone are longer than that"
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            cache = self.model.remember(ids)
+        talks = [conversation(rng, [rng.choice([*CODING_KINDS, "fact", "repeat", "read"])], held_out=True, tools=tools) for _ in range(cases)]
+        return self.judge("coding agent", [(talk, encode_tail(self.tokenizer, talk)) for talk in talks], len(ids), cache)
 
     @torch.inference_mode()
     def right(self, batch: Batch, cache: Cache | None) -> list[bool]:
@@ -103,10 +116,13 @@ class Evaluation:
         for _ in range(cases):
             talk = make(rng)
             group.append((talk, encode_behind(self.tokenizer, talk) if cache else encode(self.tokenizer, talk)))
+        return self.judge(name, group, start, cache)
+
+    def judge(self, name: str, group: list[tuple[Conversation, Sample]], start: int, cache: Cache | None) -> tuple[list[Turn], float]:
         group.sort(key=lambda pair: len(pair[1].ids))
         turns: list[Turn] = []
         whole = 0
-        for first in range(0, cases, ROWS):
+        for first in range(0, len(group), ROWS):
             rows = group[first : first + ROWS]
             batch = batch_of([sample for _, sample in rows], max(len(sample.ids) for _, sample in rows), start=start)
             right = iter(self.right(batch, cache))
@@ -114,7 +130,7 @@ class Evaluation:
                 found = [Turn(name, talk, i, family, next(right)) for i, family in sorted(talk.families.items())]
                 whole += all(turn.right for turn in found)
                 turns += found
-        return turns, whole / cases
+        return turns, whole / len(group)
 
     def run(self, cases: int, long_cases: int, fillers: list[int], only: list[str]) -> tuple[dict[str, dict[int, float]], list[str]]:
         """The table of scores by family and length of the text in front, and the mistakes."""
@@ -134,6 +150,9 @@ class Evaluation:
                     continue
                 for turn in turns:
                     rights[turn.family].append(turn.right)
+            if not only and tokens == AGENT_PROMPT:
+                turns, table["whole conversation: coding agent, long tool descriptions"][tokens] = self.coding_agent(2 * long_cases, tokens)
+                mistakes += [f"{tokens} {turn}" for turn in turns if not turn.right]
             for family, values in rights.items():
                 table[family][tokens] = sum(values) / len(values)
         return table, mistakes

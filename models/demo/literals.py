@@ -32,6 +32,8 @@ quartz ribbon saddle tunnel umbrella velvet walnut yellow zebra anchor basket co
 harbor ivory jungle lantern marble nectar olive planet rabbit shadow thunder valley winter"""
 HELD_OUT_WORDS = """acorn badger cactus daisy eagle fiddle ginger helmet iguana jasmine kitten lemon magnet nutmeg
 otter parrot quiver raven salmon turtle urchin violet wagon yogurt almond bamboo cobalt dolphin emerald fennel"""
+PLAIN = "hello|hi|ok|yes|no|pong|test|done|hello world|ready|ping|banana|good morning|I am ready".split("|")
+COLOURS = "red blue green yellow black white orange brown purple pink grey".split()
 ADJECTIVES = "red blue green old new small big quiet bright cold warm fast slow happy strange secret lost hidden"
 CONDITIONS = """sunny|cloudy|rainy|windy|foggy|snowy|stormy|clear|overcast|partly cloudy|light rain|heavy rain|
 thunderstorms|drizzle|hazy|mild and dry|scattered showers|light snow""".replace("\n", "")
@@ -58,6 +60,8 @@ class Literals:
 
     #: Letter-only pieces of the vocabulary, set once the tokenizer exists.
     pieces: list[str] = []
+    #: Short sentences of ordinary text, set where that is at hand.
+    snippets: list[str] = []
 
     def __init__(self, rng: random.Random, held_out: bool = False):
         self.rng = rng
@@ -95,7 +99,7 @@ class Literals:
             return f"{name}-{self.proper()}"
         if shape < 0.18:
             i = self.rng.randrange(len(name) + 1)
-            return name[:i] + self.rng.choice("äöüéèñçøåłśžšóíáâ") + name[i:]
+            return name[:i] + self.rng.choice("äöüéèñçøåłśžšóíáâŁŻżźčćğıőűßæðøÅÖÉěřňêôãúýÁŚ") + name[i:]
         return name
 
     def cities(self, count: int) -> list[str]:
@@ -135,8 +139,10 @@ class Literals:
         return [self.odd() if self.chance(odd) else self.word() for _ in range(self.rng.randint(low, high))]
 
     def sentence(self) -> str:
-        """A short made-up statement, as a file or note would hold it."""
+        """A short statement, as a file or note would hold it or a program print it."""
         rng = self.rng
+        if self.snippets and rng.random() < 0.2:
+            return rng.choice(self.snippets)
         return rng.choice(
             [
                 lambda: f"The secret word is {self.word()}.",
@@ -150,6 +156,12 @@ class Literals:
                 lambda: f"The meeting with {self.person()} is at {rng.randrange(24)}:{rng.randrange(60):02d}.",
                 lambda: f"{self.word()} = {self.odd()}",
                 lambda: f"{self.proper()} likes the {self.word()}",
+                lambda: f"# {self.proper()} {self.word()}",
+                lambda: f"- {self.word()}: {self.word()}",
+                lambda: f"test {self.word()}: ok. {rng.randrange(20)} passed; {rng.randrange(5)} failed",
+                lambda: f"{rng.randrange(9)} {self.word()} changed, {rng.randrange(99)} added",
+                lambda: f"{self.path()}: {self.word()} ({rng.randrange(99)})",
+                lambda: f"{self.code()}",
                 lambda: " ".join(self.word() for _ in range(rng.randint(2, 6))),
             ]
         )()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer
 
+import corpus
 from chat import Conversation, Span, spans
 from conversations import WEIGHTS, conversation
 from literals import Literals
@@ -102,6 +103,33 @@ def encode_behind(tokenizer: Tokenizer, talk: Conversation) -> Sample:
     return _encode(tokenizer, parts, shifted.families)
 
 
+def encode_tail(tokenizer: Tokenizer, talk: Conversation) -> Sample:
+    """A conversation without its system turn, tools included."""
+    return encode(tokenizer, Conversation(talk.messages, [], talk.families))
+
+
+def long_start(rng: random.Random, tokenizer: Tokenizer, documents: list[str], tokens: int, tools: list[Tool] | None) -> list[int]:
+    """The first `tokens` tokens of a prompt: unrelated text in the system turn, then the whole rest of that turn if there are tools.
+
+    Empty if the tools alone are longer than that.
+    """
+    ending: list[int] = []
+    if tools is not None:
+        text = spans(Conversation(tools=[tool.schema for tool in tools]))[0].text.removeprefix("<|im_start|>system\n")
+        ending = tokenizer.encode("\n\n" + text, add_special_tokens=False).ids
+    start = tokenizer.encode("<|im_start|>system\n", add_special_tokens=False).ids
+    room = tokens - len(start) - len(ending)
+    if room < 0:
+        return []
+    text = corpus.filler(rng, tokenizer, documents, room + room // 8 + 8)
+    return start + tokenizer.encode(text, add_special_tokens=False).ids[:room] + ending
+
+
+def snippets(sentences: list[str]) -> list[str]:
+    """Sentences short and plain enough to be a line of a file."""
+    return [s for s in sentences if len(s) < 70 and s.isascii() and '"' not in s and "\\" not in s]
+
+
 class Source:
     """An endless stream of batches; the mix grows richer with the tokens already seen."""
 
@@ -113,6 +141,7 @@ class Source:
         self.waiting: dict[int, list[Sample]] = defaultdict(list)
         self.weights = dict(WEIGHTS)
         Literals.pieces = pieces(tokenizer)
+        Literals.snippets = snippets(sentences)
 
     def talk(self, seen: int) -> Conversation:
         rng = self.rng
@@ -121,9 +150,9 @@ class Source:
             return conversation(rng, ["repeat"] * rng.randint(4, 12), tool_count=0)
         if seen < 2_000_000:
             return conversation(rng, turns=rng.randint(4, 8), tool_count=rng.choice([0, 0, 1, 2]), weights=self.weights)
-        if choice < 0.10:
+        if choice < 0.14:
             return conversation(rng, ["title"], tool_count=rng.choice([0, 0, 0, 3]))
-        if choice < 0.15:
+        if choice < 0.18:
             return conversation(rng, turns=rng.choice([1, 1, 2, 3]), thinking=True, weights=self.weights)
         return conversation(rng, turns=rng.randint(2, 10), sentences=self.sentences, weights=self.weights)
 
@@ -145,9 +174,7 @@ class Source:
             if tools is None:
                 sample = encode_behind(self.tokenizer, self.talk(seen))
             else:
-                talk = conversation(self.rng, turns=6, tools=tools, weights=self.weights)
-                talk.tools = []
-                sample = encode(self.tokenizer, talk)
+                sample = encode_tail(self.tokenizer, conversation(self.rng, turns=6, tools=tools, weights=self.weights))
             full = len(sample.ids) >= length * 0.6 or self.rng.random() < 0.3
             if full and any(turn >= 0 for turn in sample.turns[:length]):
                 group.append(sample)

@@ -142,19 +142,26 @@ def known(lit: Literals, kind: str, verbose: list[str] | None = None) -> Tool:
     rng, spec = lit.rng, KINDS[kind]
     params: dict[str, str] = {}
     for role, names in spec["roles"].items():
-        params[role] = rng.choice(names) if rng.random() < 0.9 else lit.syllables(1, 2)
+        params[role] = rng.choice(names) if rng.random() < 0.95 else lit.syllables(1, 2)
     used = set(params.values())
     optional = [o for o in spec["options"] if o not in used]
     rng.shuffle(optional)
     optional = optional[: rng.choice([0, 0, 0, 1, 1, 2, 3])]
+    if kind == "bash" and rng.random() < 0.25 and "description" not in optional:
+        optional.append("description")
     properties = {params[r]: _property(rng, "string", rng.choice(ROLE_ABOUT[r])) for r in params}
     for name in optional:
         properties[name] = _property(rng, *spec["options"][name])
+    if rng.random() < 0.2:
+        properties = dict(rng.sample(list(properties.items()), len(properties)))
+    required = list(params.values())
+    if kind == "bash" and "description" in properties and rng.random() < 0.5:
+        required.append("description")  # as OpenCode does; the model leaves it out all the same
     about = rng.choice(spec["about"])
     if verbose:
         about += " " + " ".join(verbose)
     name = rng.choice(spec["names"])
-    return Tool(kind, name, params, _declare(rng, name, about, properties, list(params.values())))
+    return Tool(kind, name, params, _declare(rng, name, about, properties, required))
 
 
 def _identifier(lit: Literals, words: list[str]) -> str:

@@ -1,7 +1,8 @@
 """Trains the demo model on one CPU core, for a given time.
 
     python train.py --minutes 100 --run /tmp/trunkline-demo/run
-    python train.py --minutes 30 --run /tmp/trunkline-demo/run --start      # continue from there
+    python train.py --minutes 30 --run /tmp/trunkline-demo/run --start --averaged --lr 0.005 --embed-lr 0.001 --decay 1
+                                             # go on from there, on a new schedule
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ import torch.nn.functional as F
 
 import corpus
 import tokenizer as tokenizer_module
-from chat import Conversation, spans
 from conversations import WEIGHTS
 from literals import Literals
 from model import Cache, Model, Shape
 from optimizer import Muon
-from samples import Batch, Source
+from samples import Batch, Source, long_start
 from tools import KINDS, Tool, toolset
 
+#: Tokens in a step.
 TOKENS = 4096
+#: Steps over which the exported weights are averaged.
 EMA_STEPS = 150
 #: Lengths of the texts in front, with weights; few, as each is compiled for.
 PASTS = [(1024, 3), (3072, 4), (8192, 2)]
@@ -86,9 +88,9 @@ class Trainer:
 
     def restore(self) -> None:
         state = torch.load(self.args.run / "state.pt", weights_only=True)
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(state["ema" if self.args.averaged else "model"])
         self.ema.load_state_dict(state["ema"])
-        if not self.args.fresh_optimizer:
+        if not self.args.averaged:
             for optimizer, name in ((self.muon, "muon"), (self.adam, "adam")):
                 peaks = [g["peak"] for g in optimizer.param_groups]
                 optimizer.load_state_dict(state[name])
@@ -157,20 +159,11 @@ class Trainer:
         """A long start of a system prompt; in half of the cases all of it, with tools described at length."""
         tokens = rng.choices(*zip(*PASTS))[0]
         tools: list[Tool] | None = None
-        ending: list[int] = []
         if rng.random() < 0.5:
-            lit = Literals(rng)
             kinds = rng.sample([*KINDS, "invented", "invented"], rng.randint(2, 6))
-            tools = toolset(lit, kinds, rng.randint(0, 6), self.source.sentences, length=tokens // 250)
-            text = spans(Conversation(tools=[t.schema for t in tools]))[0].text.removeprefix("<|im_start|>system\n")
-            ending = self.tokenizer.encode("\n\n" + text, add_special_tokens=False).ids
-        start = self.tokenizer.encode("<|im_start|>system\n", add_special_tokens=False).ids
-        room = tokens - len(start) - len(ending)
-        if room < 0:
-            return self.long_text(rng)
-        text = corpus.filler(rng, self.tokenizer, self.documents, room + room // 8 + 8)
-        middle = self.tokenizer.encode(text, add_special_tokens=False).ids[:room]
-        return Past(tokens, tools, self.model.remember(start + middle + ending), PAST_USES)
+            tools = toolset(Literals(rng), kinds, rng.randint(0, 6), self.source.sentences, length=tokens // 250)
+        ids = long_start(rng, self.tokenizer, self.documents, tokens, tools)
+        return Past(tokens, tools, self.model.remember(ids), PAST_USES) if ids else self.long_text(rng)
 
     def run(self) -> None:
         self.first_step = self.step
@@ -207,10 +200,10 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("/tmp/trunkline-demo/run"), help="folder for checkpoints")
     parser.add_argument("--work", type=Path, default=Path("/tmp/trunkline-demo"), help="folder for collected text")
     parser.add_argument("--start", action="store_true", help="continue from the checkpoint in --run")
-    parser.add_argument("--fresh-optimizer", action="store_true", help="with --start: forget the optimizer's state")
-    parser.add_argument("--lr", type=float, default=0.02, help="peak rate of Muon")
-    parser.add_argument("--embed-lr", type=float, default=0.004, help="peak rate of AdamW")
-    parser.add_argument("--decay", type=float, default=0.5, help="last part of the time in which the rate falls to zero")
+    parser.add_argument("--averaged", action="store_true", help="with --start: continue from the averaged weights, with a new optimizer")
+    parser.add_argument("--lr", type=float, default=0.01, help="peak rate of Muon")
+    parser.add_argument("--embed-lr", type=float, default=0.002, help="peak rate of AdamW")
+    parser.add_argument("--decay", type=float, default=0.9, help="last part of the time in which the rate falls to zero")
     parser.add_argument("--long", type=float, default=0.1, help="share of steps behind a long text")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
