@@ -436,9 +436,20 @@ fn unknown_fields_and_headers_do_no_harm() {
 fn connections_above_the_limit_are_told_so() {
     let server = TestServer::with(|config| config.connection_limit = 2);
     let held: Vec<TcpStream> = (0..2)
-        .map(|_| TcpStream::connect(server.address()).expect("the server listens"))
+        .map(|_| {
+            let mut socket = TcpStream::connect(server.address()).expect("the server listens");
+            let patience = Some(PATIENCE);
+            socket
+                .set_read_timeout(patience)
+                .expect("a timeout can be set");
+            // Workers accept side by side, so only an answer shows that a connection has been counted.
+            socket
+                .write_all(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
+                .expect("the request is sent");
+            socket.read_exact(&mut [0; 12]).expect("the answer begins");
+            socket
+        })
         .collect();
-    // Accepted in order, so the third is above the limit.
     let response = server.post(CHAT, &hello());
     assert_refused(&response, 503, "too_many_connections", None);
     assert!(response.header("retry-after").is_some());
