@@ -26,6 +26,8 @@ THING_COLOURS = dict(
     milk:white chocolate:brown sun:yellow sea:blue tomato:red leaf:green night:black cloud:white strawberry:red
     cucumber:green ruby:red emerald:green gold:yellow""".split()
 )
+#: Those that one may ask about without an article: "What colour is grass?"
+MASSES = {"grass", "snow", "blood", "coal", "milk", "chocolate", "gold"}
 FACTS: list[tuple[list[str], str, str]] = [
     # questions, one word, sentence
     (["What is the capital of France?", "Which city is the capital of France?", "Name the capital of France."], "Paris", "The capital of France is Paris."),
@@ -498,7 +500,9 @@ def ep_invented(b: Builder) -> None:
 def ep_colour(b: Builder) -> None:
     if b.lit.chance(0.5):
         thing, colour = b.rng.choice(list(THING_COLOURS.items()))
-        questions = [f"What colour is the {thing}?", f"What color is the {thing}?", f"Which colour does the {thing} have?", f"Tell me the colour of the {thing}.", f"What is the color of the {thing}?"]
+        named = thing if thing in MASSES and b.lit.chance(0.6) else f"the {thing}"
+        colour_word = b.pick("colour", "color")
+        questions = [f"What {colour_word} is {named}?", f"What {colour_word} is {named}?", f"Which {colour_word} does {named} have?", f"Tell me the {colour_word} of {named}.", f"What is the {colour_word} of {named}?", f"What {colour_word} has {named}?"]
         word, sentence = colour.capitalize(), f"The {thing} is {colour}."
     else:
         questions, word, sentence = b.rng.choice(FACTS)
