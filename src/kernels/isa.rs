@@ -16,6 +16,9 @@ pub enum Isa {
     #[cfg(target_arch = "x86_64")]
     /// AVX-512 with the bf16 dot product.
     Avx512Bf16,
+    #[cfg(target_arch = "x86_64")]
+    /// The same, with byte dot products and matrix tiles (AMX).
+    Amx,
     #[cfg(target_arch = "aarch64")]
     /// NEON, which every AArch64 machine has.
     Neon,
@@ -40,6 +43,9 @@ impl Isa {
                     found.push(Isa::Avx512);
                     if has!("avx512bf16") {
                         found.push(Isa::Avx512Bf16);
+                        if has!("avx512vnni") && super::amx::available() {
+                            found.push(Isa::Amx);
+                        }
                     }
                 }
             }
@@ -49,13 +55,35 @@ impl Isa {
         found
     }
 
+    /// Whether this instruction set has matrix tiles.
+    pub fn has_tiles(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => true,
+            _ => false,
+        }
+    }
+
+    /// Whether this instruction set has dot products of bytes (AVX512-VNNI), or is the scalar twin, which does
+    /// the same in plain Rust.
+    pub fn has_byte_dot(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => std::arch::is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => true,
+            _ => false,
+        }
+    }
+
     /// Whether [`super::Precision::Fast`] differs from exact on this instruction set: the machine has the
     /// `bf16` dot product, or it is the scalar twin, which does the same in plain Rust.
     pub fn has_bf16_dot(self) -> bool {
         match self {
             Isa::Scalar => true,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => true,
+            Isa::Avx512Bf16 | Isa::Amx => true,
             _ => false,
         }
     }

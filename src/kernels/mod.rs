@@ -8,6 +8,7 @@
 //! | module | one sentence |
 //! |---|---|
 //! | [`pool`] | fixed worker threads that take tiles of one job from an atomic counter |
+//! | `amx` | matrix tiles, on machines that have them |
 //! | [`isa`], [`simd`] | which instruction set runs, and the sixteen-lane vector it runs on |
 //! | [`matmul`] | weights packed into panels, dense or quantized, and the product with rows |
 //! | [`kv`] | key and value blocks of one layer: layout, writing, copying, reading |
@@ -15,6 +16,8 @@
 //! | [`mmap`] | read-only memory maps of files |
 //! | [`rows`] | norms, rotary embedding, activations, argmax: one row at a time |
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 pub mod isa;
 pub mod kv;

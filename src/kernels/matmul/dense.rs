@@ -12,6 +12,8 @@ use super::micro::{
     KernelSize, MicroArgs, PanelElement, kernel_rows, max_rows, multiply, multiply_pairs,
     panel_group,
 };
+#[cfg(target_arch = "x86_64")]
+use super::tiles::{self, TileWeights};
 use super::{Precision, Target};
 use crate::kernels::isa::Isa;
 use crate::kernels::simd::LANES;
@@ -111,6 +113,25 @@ impl DenseMatrix {
             Panels::F32(panels) => panels.len() * 4,
             Panels::F16(panels) => panels.len() * 2,
             Panels::Bf16(panels) => panels.len() * 4,
+        }
+    }
+
+    /// The weights for matrix tiles, if that is how they are multiplied on this instruction set.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn tiles(&self, isa: Isa) -> Option<TileWeights<'_>> {
+        match &self.panels {
+            Panels::Bf16(panels)
+                if self.precision == Precision::Fast
+                    && isa.has_tiles()
+                    && tiles::fits(self.in_features) =>
+            {
+                Some(TileWeights {
+                    panels,
+                    out_features: self.out_features,
+                    in_features: self.in_features,
+                })
+            }
+            _ => None,
         }
     }
 

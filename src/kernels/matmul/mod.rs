@@ -6,6 +6,8 @@
 mod dense;
 mod micro;
 mod quantized;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -66,7 +68,19 @@ thread_local! {
 #[derive(Default)]
 struct Scratch {
     dense: Activations,
+    #[cfg(target_arch = "x86_64")]
+    tiles: tiles::Activations,
     quantized: quantized::Activations,
+}
+
+impl Scratch {
+    /// A new call: what is packed belongs to other rows.
+    fn forget(&mut self) {
+        self.dense.forget();
+        #[cfg(target_arch = "x86_64")]
+        self.tiles.forget();
+        self.quantized.forget();
+    }
 }
 
 impl PackedMatrix {
@@ -115,6 +129,11 @@ impl PackedMatrix {
     /// # Errors
     /// When the tensor has not two dimensions, is not on the CPU, or has a type without kernel.
     pub fn from_quantized(tensor: &Arc<QTensor>) -> Result<Self, KernelError> {
+        Self::from_quantized_for(Isa::detected(), tensor)
+    }
+
+    /// [`Self::from_quantized`] for the kernels of a chosen instruction set.
+    fn from_quantized_for(isa: Isa, tensor: &Arc<QTensor>) -> Result<Self, KernelError> {
         let &[out, in_features] = tensor.shape().dims() else {
             return Err(KernelError::Shape(format!(
                 "a matrix of shape {:?}: two dimensions are needed",
@@ -145,7 +164,7 @@ impl PackedMatrix {
                 in_features,
             ),
             _ => {
-                let matrix = QuantizedMatrix::new(tensor, out, in_features)?;
+                let matrix = QuantizedMatrix::new(isa, tensor, out, in_features)?;
                 Ok(Self::single(Weights::Quantized(matrix), in_features))
             }
         }
@@ -309,17 +328,21 @@ impl PackedMatrix {
             bias,
         };
         ACTIVATIONS.with_borrow_mut(|scratch| {
-            scratch.dense.forget();
-            scratch.quantized.forget();
+            scratch.forget();
             for segment in &self.segments {
                 let target =
                     target.starting_at(segment.first_output, segment.weights.out_features());
                 match &segment.weights {
                     Weights::Dense(matrix) => {
+                        #[cfg(target_arch = "x86_64")]
+                        if let Some(weights) = matrix.tiles(isa) {
+                            weights.matmul(pool, x, rows, &mut scratch.tiles, target)?;
+                            continue;
+                        }
                         matrix.matmul(isa, pool, x, rows, &mut scratch.dense, target)?;
                     }
                     Weights::Quantized(matrix) => {
-                        matrix.matmul(pool, x, rows, &mut scratch.quantized, target)?;
+                        matrix.matmul(isa, pool, x, rows, &mut scratch.quantized, target)?;
                     }
                 }
             }

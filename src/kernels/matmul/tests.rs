@@ -131,17 +131,59 @@ fn every_instruction_set_gives_the_scalar_twins_bits() {
 #[test]
 fn the_fast_product_is_the_exact_one_of_rounded_activations() {
     let pool = ThreadPool::new(1).unwrap();
-    let (packed, weights) = matrix(Format::Bf16Fast, 70, 51);
-    let x = numbers(19 * 51, 3);
-    let rounded: Vec<f32> = x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
-    let expected = reference(&rounded, &weights, None, 51);
-    for isa in Isa::available()
-        .into_iter()
-        .filter(|isa| isa.has_bf16_dot())
-    {
-        let mut found = vec![0.0; 19 * 70];
-        packed.matmul_on(isa, &pool, &x, None, &mut found).unwrap();
-        assert_close(&found, &expected, 2e-6, &format!("{isa:?}"));
+    for inputs in [51, 96] {
+        let (packed, weights) = matrix(Format::Bf16Fast, 70, inputs);
+        let x = numbers(19 * inputs, 3);
+        let rounded: Vec<f32> = x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
+        let expected = reference(&rounded, &weights, None, inputs);
+        for isa in Isa::available()
+            .into_iter()
+            .filter(|isa| isa.has_bf16_dot())
+        {
+            let mut found = vec![0.0; 19 * 70];
+            packed.matmul_on(isa, &pool, &x, None, &mut found).unwrap();
+            assert_close(&found, &expected, 2e-6, &format!("{isa:?} {inputs}"));
+        }
+    }
+}
+
+/// What matrix tiles compute, one number at a time.
+fn tile_twin(x: &[f32], weights: &[f32], inputs: usize) -> Vec<f32> {
+    let mut out = Vec::new();
+    for x in x.chunks_exact(inputs) {
+        for w in weights.chunks_exact(inputs) {
+            let mut sum = 0.0f32;
+            for (x, w) in x.chunks_exact(32).zip(w.chunks_exact(32)) {
+                let mut halves = [0.0f32; 2];
+                for (i, (&x, &w)) in x.iter().zip(w).enumerate() {
+                    let x = bf16::from_f32(x).to_f32();
+                    halves[i % 2] = x.mul_add(w, halves[i % 2]);
+                }
+                sum += halves[0] + halves[1];
+            }
+            out.push(sum);
+        }
+    }
+    out
+}
+
+#[test]
+fn matrix_tiles_give_the_bits_of_their_twin() {
+    let Some(isa) = Isa::available().into_iter().find(|isa| isa.has_tiles()) else {
+        return;
+    };
+    for threads in [1, 3] {
+        let pool = ThreadPool::new(threads).unwrap();
+        for (out, inputs) in [(16, 32), (37, 96), (200, 1056)] {
+            let (packed, weights) = matrix(Format::Bf16Fast, out, inputs);
+            for rows in [1, 16, 33, 150] {
+                let x = numbers(rows * inputs, 3);
+                let mut found = vec![f32::NAN; rows * out];
+                packed.matmul_on(isa, &pool, &x, None, &mut found).unwrap();
+                let twin = tile_twin(&x, &weights, inputs);
+                assert_eq!(bits(&found), bits(&twin), "{rows}×{inputs}×{out}");
+            }
+        }
     }
 }
 
@@ -173,7 +215,7 @@ fn a_row_has_the_same_bits_whatever_the_other_rows() {
     for isa in Isa::available() {
         for format in FORMATS {
             // Large enough for several tiles and threads, and a small one that stays on one thread.
-            for (out, inputs) in [(19, 37), (200, 130)] {
+            for (out, inputs) in [(19, 37), (200, 130), (88, 160)] {
                 let (packed, _) = matrix(format, out, inputs);
                 assert_rows_independent(&packed, isa, 70, &format!("{isa:?} {format:?}"));
             }
@@ -240,6 +282,85 @@ fn quantized_rows_have_the_same_bits_whatever_the_other_rows() {
     for kind in QUANTIZED {
         let (packed, _) = quantized(kind, 37, 512);
         assert_rows_independent(&packed, Isa::detected(), 40, &format!("{kind:?}"));
+    }
+}
+
+/// The types that are repacked where there are byte dot products.
+const PANELS: [GgmlDType; 5] = [
+    GgmlDType::Q4_0,
+    GgmlDType::Q8_0,
+    GgmlDType::Q4K,
+    GgmlDType::Q5K,
+    GgmlDType::Q6K,
+];
+
+fn quantized_for(isa: Isa, kind: GgmlDType, out: usize, inputs: usize) -> PackedMatrix {
+    let weights = Tensor::from_vec(numbers(out * inputs, 17), (out, inputs), &Device::Cpu).unwrap();
+    let tensor = Arc::new(QTensor::quantize(&weights, kind).unwrap());
+    PackedMatrix::from_quantized_for(isa, &tensor).unwrap()
+}
+
+#[test]
+fn byte_dot_products_give_the_scalar_twins_bits() {
+    if !cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+        return;
+    }
+    let pool = ThreadPool::new(2).unwrap();
+    for kind in PANELS {
+        let packed = quantized_for(Isa::Scalar, kind, 70, 512);
+        for rows in [1, 2, 5, 19] {
+            let x = numbers(rows * 512, 3);
+            let mut twin = vec![0.0; rows * 70];
+            packed
+                .matmul_on(Isa::Scalar, &pool, &x, None, &mut twin)
+                .unwrap();
+            for isa in Isa::available() {
+                let mut found = vec![0.0; rows * 70];
+                packed.matmul_on(isa, &pool, &x, None, &mut found).unwrap();
+                assert_eq!(bits(&found), bits(&twin), "{isa:?} {kind:?} {rows} rows");
+            }
+        }
+    }
+}
+
+#[test]
+fn panels_and_blocks_agree() {
+    let Some(without) = Isa::available().into_iter().find(|isa| !isa.has_byte_dot()) else {
+        return;
+    };
+    let pool = ThreadPool::new(2).unwrap();
+    for kind in PANELS {
+        let panels = quantized_for(Isa::Scalar, kind, 70, 512);
+        let blocks = quantized_for(without, kind, 70, 512);
+        let x = numbers(7 * 512, 3);
+        let [mut a, mut b] = [vec![0.0; 7 * 70], vec![0.0; 7 * 70]];
+        panels
+            .matmul_on(Isa::Scalar, &pool, &x, None, &mut a)
+            .unwrap();
+        blocks.matmul_on(without, &pool, &x, None, &mut b).unwrap();
+        let b: Vec<f64> = b.into_iter().map(f64::from).collect();
+        assert_close(&a, &b, 1e-2, &format!("{kind:?}"));
+        assert_rows_independent(&blocks, without, 20, &format!("{kind:?} in blocks"));
+        let [mut a, mut b] = [vec![0.0; 512], vec![0.0; 512]];
+        panels.read_row(69, &mut a);
+        blocks.read_row(69, &mut b);
+        assert_eq!(bits(&a), bits(&b), "{kind:?}");
+    }
+}
+
+#[test]
+fn activations_that_are_no_numbers_show_in_the_result() {
+    let pool = ThreadPool::new(1).unwrap();
+    for kind in PANELS {
+        let packed = quantized_for(Isa::Scalar, kind, 16, 512);
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = numbers(2 * 512, 3);
+            x[700] = bad;
+            let mut found = vec![0.0; 2 * 16];
+            packed.matmul(&pool, &x, None, &mut found).unwrap();
+            assert!(found[..16].iter().all(|x| x.is_finite()), "{kind:?}");
+            assert!(found[16..].iter().all(|x| !x.is_finite()), "{kind:?}");
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Bf16Dot, Bf16DotTask, Simd, SimdTask};
+use super::{Bf16Dot, Bf16DotTask, ByteDot, ByteDotTask, Simd, SimdTask};
 
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Avx512;
@@ -21,6 +21,14 @@ pub(super) unsafe fn run<T: SimdTask>(task: T) -> T::Output {
 /// As [`run`], and AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
 pub(super) unsafe fn run_bf16<T: Bf16DotTask>(task: T) {
+    // SAFETY: promised by the caller.
+    unsafe { task.run::<Avx512>() }
+}
+
+/// # Safety
+/// As [`run`], and AVX512-VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn run_bytes<T: ByteDotTask>(task: T) {
     // SAFETY: promised by the caller.
     unsafe { task.run::<Avx512>() }
 }
@@ -174,5 +182,94 @@ impl Bf16Dot for Avx512 {
                 std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x as i32)),
             )
         }
+    }
+}
+
+// SAFETY of all bodies: as above, and the byte dot products are present; pointers cover what the trait says.
+impl ByteDot for Avx512 {
+    type Bytes = __m512i;
+    type I = __m512i;
+
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn low_nibbles(v: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_and_si512(v, _mm512_set1_epi8(0x0f)) }
+    }
+    #[inline(always)]
+    unsafe fn high_nibbles(v: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(v), _mm512_set1_epi8(0x0f)) }
+    }
+    #[inline(always)]
+    unsafe fn two_bits_up(v: __m512i, n: u32) -> __m512i {
+        // SAFETY: see above. Bits that come from the neighbouring byte are masked away.
+        unsafe {
+            let shifted = match n {
+                0 => _mm512_slli_epi16::<4>(v),
+                2 => _mm512_slli_epi16::<2>(v),
+                4 => v,
+                _ => _mm512_srli_epi16::<2>(v),
+            };
+            _mm512_and_si512(shifted, _mm512_set1_epi8(0x30))
+        }
+    }
+    #[inline(always)]
+    unsafe fn one_bit_up(v: __m512i, n: u32) -> __m512i {
+        // SAFETY: see above. Bits that come from the neighbouring byte are masked away.
+        unsafe {
+            let shifted = _mm512_srl_epi16(v, _mm_cvtsi32_si128(n as i32));
+            let bit = _mm512_and_si512(shifted, _mm512_set1_epi8(1));
+            _mm512_slli_epi16::<4>(bit)
+        }
+    }
+    #[inline(always)]
+    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn widen_bytes(p: *const u8) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepu8_epi16(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn splat_i32(x: i32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    unsafe fn dot_bytes(acc: __m512i, w: __m512i, x: u32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x as i32)) }
+    }
+    #[inline(always)]
+    unsafe fn dot_words(acc: __m512i, w: __m512i, x: u32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(x as i32)) }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(v: __m512i) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(p: *const u8) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, v: __m512) {
+        // SAFETY: see above.
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v))) }
     }
 }

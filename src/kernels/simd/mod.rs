@@ -7,6 +7,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bytes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
@@ -14,6 +15,7 @@ mod scalar;
 use half::{bf16, f16};
 
 use super::isa::Isa;
+pub(super) use bytes::{ByteDot, ByteDotTask, dispatch_bytes};
 
 /// Lanes of a vector.
 pub(super) const LANES: usize = 16;
@@ -143,7 +145,7 @@ pub(super) unsafe fn dispatch_bf16<T: Bf16DotTask>(isa: Isa, task: T) {
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => avx512::run_bf16(task),
+            Isa::Avx512Bf16 | Isa::Amx => avx512::run_bf16(task),
             _ => task.run::<scalar::Scalar>(),
         }
     }
@@ -171,7 +173,7 @@ pub(super) unsafe fn dispatch<T: SimdTask>(isa: Isa, task: T) -> T::Output {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::run(task),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => avx512::run(task),
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => avx512::run(task),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => neon::run(task),
         }

@@ -1,5 +1,5 @@
-//! Quantized weights in candle's blocks: a row of activations is quantized once to the type that the
-//! block's dot product takes, and every output is one such dot product, whatever the other rows are.
+//! Weights in candle's blocks, for machines or types without panels: a row of activations is quantized once to
+//! the type that the block's dot product takes, and every output is one such dot product.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use candle_core::quantized::k_quants::{
 };
 use candle_core::quantized::{GgmlDType, GgmlType, QTensor};
 
-use super::Target;
+use crate::kernels::matmul::Target;
 use crate::kernels::{KernelError, SharedMut, ThreadPool};
 
 /// Multiply-adds below which a product is not worth sharing among threads.
@@ -18,7 +18,7 @@ const ROW_TILE: usize = 16;
 /// Outputs of a tile.
 const OUTPUT_TILE: usize = 16;
 
-pub(super) struct QuantizedMatrix {
+pub(in crate::kernels::matmul) struct BlockMatrix {
     out_features: usize,
     in_features: usize,
     kernel: Box<dyn Kernel>,
@@ -54,7 +54,7 @@ trait Kernel: Send + Sync {
     ) -> Result<(), KernelError>;
 }
 
-impl QuantizedMatrix {
+impl BlockMatrix {
     pub(super) fn new(
         tensor: &Arc<QTensor>,
         out_features: usize,

@@ -1,0 +1,188 @@
+//! The matrix tiles of newer Intel machines (AMX): registers of sixteen rows of 64 bytes, and the product of
+//! two of them in one instruction. See the Intel Architecture Instruction Set Extensions Reference, chapter 3.
+//!
+//! The compiler knows no tile registers, so every function here is one block of assembly that leaves nothing
+//! in them; only the configuration stays between blocks, while a [`Tiles`] lives.
+
+use std::arch::asm;
+
+/// Rows of a tile.
+pub(super) const TILE_ROWS: usize = 16;
+/// Inputs of a tile of `bf16`.
+pub(super) const STEP: usize = 32;
+/// Bytes of a tile.
+pub(super) const TILE_BYTES: usize = 1024;
+
+/// Whether the machine has tiles with products of bytes and of `bf16`, and the system lets this process use
+/// them, which it is asked for here.
+pub(super) fn available() -> bool {
+    const BF16: u32 = 1 << 22;
+    const TILE: u32 = 1 << 24;
+    const INT8: u32 = 1 << 25;
+    const WANTED: u32 = BF16 | TILE | INT8;
+    if std::arch::x86_64::__cpuid(0).eax < 7 {
+        return false;
+    }
+    std::arch::x86_64::__cpuid_count(7, 0).edx & WANTED == WANTED && ask_for_tiles()
+}
+
+/// Linux saves the tiles of a process only if it has asked for that.
+#[cfg(target_os = "linux")]
+fn ask_for_tiles() -> bool {
+    /// `ARCH_REQ_XCOMP_PERM` and the number of the state, from the kernel's `x86/xstate.rst`.
+    const REQUEST: libc::c_long = 0x1023;
+    const TILE_DATA: libc::c_long = 18;
+    // SAFETY: the call takes two numbers and changes nothing but this permission.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST, TILE_DATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_tiles() -> bool {
+    false
+}
+
+/// The shapes of the tiles, as the instruction reads them.
+#[repr(C, align(64))]
+struct Configuration {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    /// Bytes of a row, for each tile.
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// The tiles of this thread, configured until this is dropped.
+pub(super) struct Tiles(());
+
+impl Tiles {
+    /// Configures all tiles for sixteen rows of 64 bytes.
+    ///
+    /// # Safety
+    /// [`available`] was true, and no other `Tiles` is alive on this thread.
+    pub(super) unsafe fn configure() -> Self {
+        let mut configuration = Configuration {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            row_bytes: [0; 16],
+            rows: [0; 16],
+        };
+        configuration.row_bytes[..8].fill(64);
+        configuration.rows[..8].fill(TILE_ROWS as u8);
+        // SAFETY: the configuration is valid for the only palette there is.
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly));
+        }
+        Self(())
+    }
+
+    /// The products of two tiles of sixteen rows with two panels of sixteen outputs, in `f32`.
+    ///
+    /// Rows and weights come in steps of [`STEP`] inputs, a tile of [`TILE_BYTES`] for each: sixteen rows of 32
+    /// `bf16`, and sixteen pairs of inputs with two `bf16` for every output. `sums` takes 16 × 16 numbers
+    /// `[row][output]` for each pair of rows and panel: (0, 0), (0, 1), (1, 0), (1, 1).
+    ///
+    /// Each step's products of even and of odd inputs are summed apart, from the first to the last, each
+    /// product and addition rounded once; then their sum is added. Numbers too small for the usual precision
+    /// count as zero.
+    ///
+    /// # Safety
+    /// The pointers cover `steps` tiles, at least one; `sums` has room for 1,024 numbers.
+    #[inline(always)]
+    pub(super) unsafe fn bf16_products(
+        &self,
+        steps: usize,
+        rows: [*const u16; 2],
+        weights: [*const u32; 2],
+        sums: *mut f32,
+    ) {
+        // SAFETY: promised by the caller; the tile registers are used nowhere else.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "2:",
+                "tileloadd tmm4, [{rows_0} + {vector}]",
+                "tileloadd tmm6, [{weights_0} + {vector}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{weights_1} + {vector}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{rows_1} + {vector}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {rows_0}, 1024",
+                "add {rows_1}, 1024",
+                "add {weights_0}, 1024",
+                "add {weights_1}, 1024",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{sums} + {vector}], tmm0",
+                "tilestored [{sums} + {vector} + 1024], tmm1",
+                "tilestored [{sums} + {vector} + 2048], tmm2",
+                "tilestored [{sums} + {vector} + 3072], tmm3",
+                rows_0 = inout(reg) rows[0] => _,
+                rows_1 = inout(reg) rows[1] => _,
+                weights_0 = inout(reg) weights[0] => _,
+                weights_1 = inout(reg) weights[1] => _,
+                vector = in(reg) 64usize,
+                sums = in(reg) sums,
+                steps = inout(reg) steps => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// [`Self::bf16_products`] of one tile of rows: `sums` takes 512 numbers.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    pub(super) unsafe fn bf16_products_of_few(
+        &self,
+        steps: usize,
+        rows: *const u16,
+        weights: [*const u32; 2],
+        sums: *mut f32,
+    ) {
+        // SAFETY: promised by the caller; the tile registers are used nowhere else.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "2:",
+                "tileloadd tmm4, [{rows} + {vector}]",
+                "tileloadd tmm6, [{weights_0} + {vector}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{weights_1} + {vector}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "add {rows}, 1024",
+                "add {weights_0}, 1024",
+                "add {weights_1}, 1024",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{sums} + {vector}], tmm0",
+                "tilestored [{sums} + {vector} + 1024], tmm1",
+                rows = inout(reg) rows => _,
+                weights_0 = inout(reg) weights[0] => _,
+                weights_1 = inout(reg) weights[1] => _,
+                vector = in(reg) 64usize,
+                sums = in(reg) sums,
+                steps = inout(reg) steps => _,
+                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: there is a configuration; without one the system has less to save when threads change.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}

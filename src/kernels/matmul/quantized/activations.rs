@@ -1,0 +1,241 @@
+//! Activations as bytes, in the order in which the kernels read them.
+//!
+//! Rows go in tiles. A tile's record of one block of inputs holds, word by word for all rows of the tile:
+//!
+//! | [`Activation::Super`], 256 inputs | [`Activation::Plain`], 32 inputs |
+//! |---|---|
+//! | 64 words: four quants each | 8 words: four quants each |
+//! | 4 words: the sums of twice 32 quants, as `i16` | 1 word: −128 · the sum of the quants |
+//! | 16 words: −32 · the sum of 16 quants | 1 word: the scale, as `f32` |
+//! | 1 word: the scale, as `f32` | |
+
+use super::formats::Activation;
+use crate::kernels::isa::Isa;
+use crate::kernels::simd::{ByteDot, ByteDotTask, LANES, dispatch_bytes};
+use crate::kernels::{KernelError, SharedMut, ThreadPool};
+
+/// Inputs below which rows are quantized by the calling thread alone.
+const SMALL: usize = 32 * 1024;
+/// The row counts that there are kernels for; a tile in between is filled up with zero rows.
+const KERNEL_ROWS: [usize; 4] = [1, 2, 4, 6];
+const MAX_ROWS: usize = 6;
+
+impl Activation {
+    /// Inputs that share a scale.
+    pub(super) const fn inputs(self) -> usize {
+        match self {
+            Self::Super => 256,
+            Self::Plain => 32,
+        }
+    }
+
+    /// Words of a record for one row.
+    pub(super) const fn record(self) -> usize {
+        match self {
+            Self::Super => 64 + 4 + 16 + 1,
+            Self::Plain => 8 + 1 + 1,
+        }
+    }
+}
+
+/// Some rows that go through a kernel together.
+#[derive(Clone, Copy)]
+pub(super) struct RowTile {
+    pub(super) first_row: usize,
+    pub(super) rows: usize,
+    /// The kernel's rows, at least `rows`.
+    pub(super) kernel_rows: usize,
+    /// The word where its records begin.
+    pub(super) start: usize,
+}
+
+/// Quantized rows.
+#[derive(Default)]
+pub(super) struct Activations {
+    tiles: Vec<RowTile>,
+    super_blocks: Words,
+    plain_blocks: Words,
+}
+
+#[derive(Default)]
+struct Words {
+    words: Vec<u32>,
+    filled: bool,
+}
+
+impl Activations {
+    /// A new call: what is quantized belongs to other rows.
+    pub(super) fn forget(&mut self) {
+        self.super_blocks.filled = false;
+        self.plain_blocks.filled = false;
+    }
+
+    /// Quantizes `rows` rows of `x`, unless that was done since [`Self::forget`].
+    pub(super) fn fill(
+        &mut self,
+        isa: Isa,
+        pool: &ThreadPool,
+        x: &[f32],
+        rows: usize,
+        kind: Activation,
+    ) -> Result<Filled<'_>, KernelError> {
+        let inputs = x.len() / rows;
+        // Words of a row.
+        let row_words = inputs / kind.inputs() * kind.record();
+        let words = match kind {
+            Activation::Super => &mut self.super_blocks,
+            Activation::Plain => &mut self.plain_blocks,
+        };
+        // Tiles as equal as possible.
+        let count = rows.div_ceil(MAX_ROWS);
+        self.tiles.clear();
+        let (mut first_row, mut start) = (0, 0);
+        for index in 0..count {
+            let rows = (rows - first_row).div_ceil(count - index);
+            let kernel_rows = KERNEL_ROWS
+                .into_iter()
+                .find(|&kernel| kernel >= rows)
+                .unwrap_or(MAX_ROWS);
+            self.tiles.push(RowTile {
+                first_row,
+                rows,
+                kernel_rows,
+                start,
+            });
+            first_row += rows;
+            start += kernel_rows * row_words;
+        }
+        if !std::mem::replace(&mut words.filled, true) {
+            if words.words.len() < start {
+                words.words.resize(start, 0);
+            }
+            let (tiles, out) = (&self.tiles, SharedMut::new(&mut words.words));
+            let quantize = |index: usize| {
+                let tile = &tiles[index];
+                // SAFETY: each tile has its own part of the buffer, which was grown to hold all; the ISA is
+                // available.
+                unsafe {
+                    let task = Quantize {
+                        x: &x[tile.first_row * inputs..][..tile.rows * inputs],
+                        inputs,
+                        kernel_rows: tile.kernel_rows,
+                        kind,
+                        out: out.slice(tile.start, tile.kernel_rows * row_words),
+                    };
+                    dispatch_bytes(isa, task);
+                }
+            };
+            pool.run_if(x.len() >= SMALL, count, |_, index| quantize(index))?;
+        }
+        Ok(Filled {
+            tiles: &self.tiles,
+            words: &words.words,
+        })
+    }
+}
+
+/// Quantized rows as a product reads them.
+#[derive(Clone, Copy)]
+pub(super) struct Filled<'a> {
+    pub(super) tiles: &'a [RowTile],
+    pub(super) words: &'a [u32],
+}
+
+impl<'a> Filled<'a> {
+    /// How many blocks of about `rows` rows there are.
+    pub(super) fn blocks(self, rows: usize) -> usize {
+        let all: usize = self.tiles.iter().map(|tile| tile.rows).sum();
+        all.div_ceil(rows).min(self.tiles.len())
+    }
+
+    /// The tiles of one of `blocks` blocks.
+    pub(super) fn block(self, index: usize, blocks: usize) -> &'a [RowTile] {
+        let count = self.tiles.len();
+        &self.tiles[index * count / blocks..(index + 1) * count / blocks]
+    }
+}
+
+/// Quantizes the rows of one tile.
+struct Quantize<'a> {
+    x: &'a [f32],
+    inputs: usize,
+    kernel_rows: usize,
+    kind: Activation,
+    out: &'a mut [u32],
+}
+
+impl ByteDotTask for Quantize<'_> {
+    #[inline(always)]
+    unsafe fn run<S: ByteDot>(self) {
+        let Self {
+            x,
+            inputs,
+            kernel_rows,
+            kind,
+            out,
+        } = self;
+        if kernel_rows * inputs > x.len() {
+            out.fill(0);
+        }
+        let mut quants = [0i8; 256];
+        for (row, x) in x.chunks_exact(inputs).enumerate() {
+            let records = out.chunks_exact_mut(kind.record() * kernel_rows);
+            for (x, record) in x.chunks_exact(kind.inputs()).zip(records) {
+                let quants = &mut quants[..x.len()];
+                // SAFETY: the instruction set is there, as the caller promises; both have as many elements.
+                let scale = unsafe { quantize::<S>(x, quants) };
+                let mut words = record.iter_mut().skip(row).step_by(kernel_rows);
+                let mut put = |word: u32| {
+                    if let Some(place) = words.next() {
+                        *place = word;
+                    }
+                };
+                for four in quants.chunks_exact(4) {
+                    put(u32::from_le_bytes(std::array::from_fn(|i| four[i] as u8)));
+                }
+                let sum = |quants: &[i8]| quants.iter().map(|&q| i32::from(q)).sum::<i32>();
+                match kind {
+                    Activation::Super => {
+                        for pair in quants.chunks_exact(64) {
+                            // Within ±4,064.
+                            let sums = [sum(&pair[..32]) as i16, sum(&pair[32..]) as i16];
+                            put(u32::from(sums[0] as u16) | u32::from(sums[1] as u16) << 16);
+                        }
+                        for sixteen in quants.chunks_exact(16) {
+                            put((-32 * sum(sixteen)) as u32);
+                        }
+                    }
+                    Activation::Plain => put((-128 * sum(quants)) as u32),
+                }
+                put(scale.to_bits());
+            }
+        }
+    }
+}
+
+/// `quants = round(x / scale)` with the scale that maps the largest magnitude to 127; returns the scale.
+/// If a number is infinite or none at all, so is the scale, that it shows in the results.
+///
+/// # Safety
+/// As [`ByteDot`]; the slices have the same length, a multiple of sixteen.
+#[inline(always)]
+unsafe fn quantize<S: ByteDot>(x: &[f32], quants: &mut [i8]) -> f32 {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let mut largest = S::splat(0.0);
+        let mut poison = S::splat(0.0);
+        for x in x.chunks_exact(LANES) {
+            let x = S::load(x.as_ptr());
+            let magnitude = S::max(x, S::sub(S::splat(0.0), x));
+            largest = S::max(magnitude, largest);
+            poison = S::fma(x, S::splat(0.0), poison);
+        }
+        let largest = S::max_lane(largest);
+        let inverse = S::splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+        for (x, quants) in x.chunks_exact(LANES).zip(quants.chunks_exact_mut(LANES)) {
+            let scaled = S::round(S::mul(S::load(x.as_ptr()), inverse));
+            S::store_i8(quants.as_mut_ptr(), scaled);
+        }
+        largest / 127.0 + S::sum(poison)
+    }
+}

@@ -1,0 +1,498 @@
+//! The innermost loops: a tile of rows against one or two panels, all sums in registers. Two panels share the
+//! broadcasts of the activations, of which the machine loads fewer than it could multiply.
+//!
+//! Every output is computed by the same operations in the same order whatever the number of rows.
+
+use std::array::from_fn;
+use std::marker::PhantomData;
+
+use half::f16;
+
+use super::formats::{Format, HALVES, Q4_0, Q4K, Q5K, Q6K, Q8_0, VECTOR, k6, k45};
+use crate::kernels::isa::Isa;
+use crate::kernels::simd::{ByteDot, ByteDotTask, LANES, dispatch_bytes};
+
+/// What a kernel works on.
+#[derive(Clone, Copy)]
+pub(super) struct MicroArgs {
+    /// The first panel's first block; the others follow, then the next panel's.
+    pub(super) panel: *const u8,
+    /// Panels, one or two.
+    pub(super) panels: usize,
+    /// The tile's first record; the others follow.
+    pub(super) x: *const u32,
+    pub(super) blocks: usize,
+    /// The first row's first output.
+    pub(super) out: *mut f32,
+    pub(super) stride: usize,
+    /// Rows that are written; the kernel's other rows only fill it up.
+    pub(super) rows: usize,
+    /// Outputs that are written: the last panel may have fewer than sixteen.
+    pub(super) outputs: usize,
+    /// One number an output, or null.
+    pub(super) bias: *const f32,
+}
+
+/// Runs the kernel for a tile of `kernel_rows` rows.
+///
+/// # Safety
+/// `isa` is available, `kernel_rows` is one that activations are packed for, the pointers of `args` cover
+/// what they say, and nobody else uses these outputs.
+pub(super) unsafe fn multiply<F: Product>(isa: Isa, kernel_rows: usize, args: MicroArgs) {
+    macro_rules! sizes {
+        ($(($rows:literal, $panels:literal)),+) => {
+            match (kernel_rows, args.panels) {
+                $(($rows, $panels) => {
+                    let task = Micro::<F, $rows, $panels>(args, PhantomData);
+                    // SAFETY: promised by the caller.
+                    unsafe { dispatch_bytes(isa, task) }
+                })+
+                size => unreachable!("no kernel of {size:?} rows and panels"),
+            }
+        };
+    }
+    sizes!(
+        (1, 1),
+        (2, 1),
+        (4, 1),
+        (6, 1),
+        (1, 2),
+        (2, 2),
+        (4, 2),
+        (6, 2)
+    )
+}
+
+/// Sums of `M` rows and `N` panels.
+type Sums<T, const M: usize, const N: usize> = [[T; N]; M];
+
+/// The product of a block of `N` panels with the records of one tile.
+pub(super) trait Product: Format {
+    /// # Safety
+    /// As [`ByteDot`]; each panel covers a panel block and `x` a tile's record for `M` rows.
+    unsafe fn add<S: ByteDot, const M: usize, const N: usize>(
+        panels: [*const u8; N],
+        x: *const u32,
+        sums: &mut Sums<S::F, M, N>,
+    );
+}
+
+struct Micro<F, const M: usize, const N: usize>(MicroArgs, PhantomData<F>);
+
+impl<F: Product, const M: usize, const N: usize> ByteDotTask for Micro<F, M, N> {
+    /// # Safety
+    /// As [`multiply`].
+    #[inline(always)]
+    unsafe fn run<S: ByteDot>(self) {
+        let args = self.0;
+        // SAFETY: promised by the caller.
+        unsafe {
+            let mut panels: [*const u8; N] =
+                from_fn(|n| args.panel.add(n * args.blocks * F::PANEL));
+            let mut x = args.x;
+            let mut sums = [[S::splat(0.0); N]; M];
+            for _ in 0..args.blocks {
+                F::add::<S, M, N>(panels, x, &mut sums);
+                panels = panels.map(|panel| panel.add(F::PANEL));
+                x = x.add(F::ACTIVATION.record() * M);
+            }
+            write::<S, M, N>(&args, &sums);
+        }
+    }
+}
+
+/// Adds the bias and writes the rows and outputs that are real.
+///
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn write<S: ByteDot, const M: usize, const N: usize>(
+    args: &MicroArgs,
+    sums: &Sums<S::F, M, N>,
+) {
+    // All sums leave their registers by constant places: were they picked by row below, the compiler would
+    // keep them in memory all along.
+    let mut finished = [[[0.0f32; LANES]; N]; M];
+    for (finished, sums) in finished.iter_mut().zip(sums) {
+        for (finished, &sum) in finished.iter_mut().zip(sums) {
+            // SAFETY: there are sixteen.
+            unsafe { S::store(finished.as_mut_ptr(), sum) };
+        }
+    }
+    for (row, finished) in finished.iter().enumerate().take(args.rows) {
+        for (output, &sum) in finished.as_flattened()[..args.outputs].iter().enumerate() {
+            // SAFETY: promised by the caller.
+            unsafe {
+                let bias = if args.bias.is_null() {
+                    0.0
+                } else {
+                    *args.bias.add(output)
+                };
+                *args.out.add(row * args.stride + output) = sum + bias;
+            }
+        }
+    }
+}
+
+/// Adds the products of four inputs with `M` rows, whose quants begin at `x`.
+///
+/// # Safety
+/// As [`ByteDot`]; `x` has `M` words.
+#[inline(always)]
+unsafe fn add_four<S: ByteDot, const M: usize, const N: usize>(
+    weights: [S::Bytes; N],
+    x: *const u32,
+    sums: &mut Sums<S::I, M, N>,
+) {
+    for (m, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let x = *x.add(m);
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = S::dot_bytes(*sum, weights, x);
+            }
+        }
+    }
+}
+
+/// `sums += scale · parts`.
+///
+/// # Safety
+/// As [`ByteDot`].
+#[inline(always)]
+unsafe fn scale_parts<S: ByteDot, const M: usize, const N: usize>(
+    parts: &Sums<S::I, M, N>,
+    scales: [S::F; N],
+    sums: &mut Sums<S::F, M, N>,
+) {
+    for (sums, parts) in sums.iter_mut().zip(parts) {
+        for ((sum, &part), scale) in sums.iter_mut().zip(parts).zip(scales) {
+            // SAFETY: promised by the caller.
+            unsafe { *sum = S::fma(S::to_f32(part), scale, *sum) };
+        }
+    }
+}
+
+/// Sums of integers that begin with a word of each row.
+///
+/// # Safety
+/// As [`ByteDot`]; `x` has `M` words.
+#[inline(always)]
+unsafe fn begin_with<S: ByteDot, const M: usize, const N: usize>(
+    x: *const u32,
+) -> Sums<S::I, M, N> {
+    // SAFETY: promised by the caller.
+    from_fn(|m| [unsafe { S::splat_i32(*x.add(m) as i32) }; N])
+}
+
+/// A row's scale.
+///
+/// # Safety
+/// As [`ByteDot`].
+#[inline(always)]
+unsafe fn row_scale<S: ByteDot>(x: *const u32) -> S::F {
+    // SAFETY: promised by the caller.
+    unsafe { S::splat(f32::from_bits(*x)) }
+}
+
+/// Words of a record of 256 inputs before the sums of 64, before those of 16, and before the scale.
+const PAIR_SUMS: usize = 64;
+const SIXTEEN_SUMS: usize = 68;
+const SUPER_SCALE: usize = 84;
+
+/// The quants of four inputs of sixteen outputs, from their lower bits on: a panel block and where in it
+/// the part begins.
+///
+/// # Safety
+/// As [`Product::add`].
+trait Quants {
+    unsafe fn load<S: ByteDot, const UPPER: bool>(
+        panel: *const u8,
+        chunk: usize,
+        i: usize,
+    ) -> S::Bytes;
+}
+
+impl Quants for Q4K {
+    #[inline(always)]
+    unsafe fn load<S: ByteDot, const UPPER: bool>(
+        panel: *const u8,
+        chunk: usize,
+        i: usize,
+    ) -> S::Bytes {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let both = S::load_bytes(panel.add(k45::NIBBLES + (8 * chunk + i) * VECTOR));
+            if UPPER {
+                S::high_nibbles(both)
+            } else {
+                S::low_nibbles(both)
+            }
+        }
+    }
+}
+
+impl Quants for Q5K {
+    #[inline(always)]
+    unsafe fn load<S: ByteDot, const UPPER: bool>(
+        panel: *const u8,
+        chunk: usize,
+        i: usize,
+    ) -> S::Bytes {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let nibbles = Q4K::load::<S, UPPER>(panel, chunk, i);
+            let bits = S::load_bytes(panel.add(k45::FIFTH + i * VECTOR));
+            let bit = 2 * chunk as u32 + u32::from(UPPER);
+            S::or(nibbles, S::one_bit_up(bits, bit))
+        }
+    }
+}
+
+/// 32 inputs of `Q4_K` or `Q5_K`.
+///
+/// # Safety
+/// As [`Product::add`].
+#[inline(always)]
+unsafe fn add_part<F: Quants, S: ByteDot, const M: usize, const N: usize, const UPPER: bool>(
+    panels: [*const u8; N],
+    x: *const u32,
+    chunk: usize,
+    scaled: &mut Sums<S::F, M, N>,
+) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let part = 2 * chunk + usize::from(UPPER);
+        let mut parts = [[S::splat_i32(0); N]; M];
+        for i in 0..8 {
+            let weights = panels.map(|panel| F::load::<S, UPPER>(panel, chunk, i));
+            add_four::<S, M, N>(weights, x.add((8 * part + i) * M), &mut parts);
+        }
+        let scales = panels.map(|panel| S::load_u8(panel.add(k45::SCALES + part * LANES)));
+        scale_parts::<S, M, N>(&parts, scales, scaled);
+    }
+}
+
+/// `Q4_K` and `Q5_K`: the weight is `d·scale·q − dmin·minimum`, so the product of 256 inputs is
+/// `d·Σ scale·(q·x) − dmin·Σ minimum·(Σ x)`.
+///
+/// # Safety
+/// As [`Product::add`].
+#[inline(always)]
+unsafe fn add_k45<F: Quants, S: ByteDot, const M: usize, const N: usize>(
+    panels: [*const u8; N],
+    x: *const u32,
+    sums: &mut Sums<S::F, M, N>,
+) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let mut scaled = [[S::splat(0.0); N]; M];
+        for chunk in 0..4 {
+            add_part::<F, S, M, N, false>(panels, x, chunk, &mut scaled);
+            add_part::<F, S, M, N, true>(panels, x, chunk, &mut scaled);
+        }
+        let mut minima = [[S::splat_i32(0); N]; M];
+        for pair in 0..4 {
+            let weights =
+                panels.map(|panel| S::widen_bytes(panel.add(k45::MINIMA + pair * 2 * LANES)));
+            for (m, minima) in minima.iter_mut().enumerate() {
+                let x = *x.add((PAIR_SUMS + pair) * M + m);
+                for (minimum, weights) in minima.iter_mut().zip(weights) {
+                    *minimum = S::dot_words(*minimum, weights, x);
+                }
+            }
+        }
+        let d = panels.map(|panel| S::load_f16(panel.add(k45::D).cast::<f16>()));
+        let d_min = panels.map(|panel| S::load_f16(panel.add(k45::D_MIN).cast::<f16>()));
+        for (m, sums) in sums.iter_mut().enumerate() {
+            let scale = row_scale::<S>(x.add(SUPER_SCALE * M + m));
+            for (n, sum) in sums.iter_mut().enumerate() {
+                let product = k45_product::<S>(d[n], d_min[n], scaled[m][n], minima[m][n]);
+                *sum = S::fma(product, scale, *sum);
+            }
+        }
+    }
+}
+
+/// `d·scaled − dmin·minimum`.
+///
+/// # Safety
+/// As [`ByteDot`].
+#[inline(always)]
+unsafe fn k45_product<S: ByteDot>(d: S::F, d_min: S::F, scaled: S::F, minimum: S::I) -> S::F {
+    // SAFETY: promised by the caller.
+    unsafe { S::sub(S::mul(d, scaled), S::mul(d_min, S::to_f32(minimum))) }
+}
+
+macro_rules! k45_products {
+    ($format:ty) => {
+        impl Product for $format {
+            #[inline(always)]
+            unsafe fn add<S: ByteDot, const M: usize, const N: usize>(
+                panels: [*const u8; N],
+                x: *const u32,
+                sums: &mut Sums<S::F, M, N>,
+            ) {
+                // SAFETY: promised by the caller.
+                unsafe { add_k45::<$format, S, M, N>(panels, x, sums) }
+            }
+        }
+    };
+}
+k45_products!(Q4K);
+k45_products!(Q5K);
+
+/// Four inputs of the `PART`-th 32 of a half.
+///
+/// # Safety
+/// As [`Product::add`].
+#[inline(always)]
+unsafe fn k6_quants<S: ByteDot, const PART: usize>(
+    panel: *const u8,
+    half: usize,
+    i: usize,
+) -> S::Bytes {
+    // SAFETY: promised by the caller.
+    unsafe {
+        // The nibbles of two parts share their vectors, the upper bits of four.
+        let nibbles = panel.add(k6::NIBBLES + ((2 * half + PART % 2) * 8 + i) * VECTOR);
+        let both = S::load_bytes(nibbles);
+        let low = if PART >= 2 {
+            S::high_nibbles(both)
+        } else {
+            S::low_nibbles(both)
+        };
+        let bits = S::load_bytes(panel.add(k6::PAIRS + (half * 8 + i) * VECTOR));
+        S::or(low, S::two_bits_up(bits, 2 * PART as u32))
+    }
+}
+
+/// 32 inputs of `Q6_K`, the `PART`-th of a half.
+///
+/// # Safety
+/// As [`Product::add`].
+#[inline(always)]
+unsafe fn add_k6<S: ByteDot, const M: usize, const N: usize, const PART: usize>(
+    panels: [*const u8; N],
+    x: *const u32,
+    half: usize,
+    scaled: &mut Sums<S::F, M, N>,
+) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let part = 4 * half + PART;
+        for quarter in 0..2 {
+            let sixteen = 2 * part + quarter;
+            // The quants stand for q - 32.
+            let mut parts = begin_with::<S, M, N>(x.add((SIXTEEN_SUMS + sixteen) * M));
+            for i in 4 * quarter..4 * quarter + 4 {
+                let weights = panels.map(|panel| k6_quants::<S, PART>(panel, half, i));
+                add_four::<S, M, N>(weights, x.add((8 * part + i) * M), &mut parts);
+            }
+            let scales = panels
+                .map(|panel| S::load_i8(panel.add(k6::SCALES + sixteen * LANES).cast::<i8>()));
+            scale_parts::<S, M, N>(&parts, scales, scaled);
+        }
+    }
+}
+
+impl Product for Q6K {
+    #[inline(always)]
+    unsafe fn add<S: ByteDot, const M: usize, const N: usize>(
+        panels: [*const u8; N],
+        x: *const u32,
+        sums: &mut Sums<S::F, M, N>,
+    ) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let mut scaled = [[S::splat(0.0); N]; M];
+            for half in 0..2 {
+                add_k6::<S, M, N, 0>(panels, x, half, &mut scaled);
+                add_k6::<S, M, N, 1>(panels, x, half, &mut scaled);
+                add_k6::<S, M, N, 2>(panels, x, half, &mut scaled);
+                add_k6::<S, M, N, 3>(panels, x, half, &mut scaled);
+            }
+            let d = panels.map(|panel| S::load_f16(panel.add(k6::D).cast::<f16>()));
+            for (m, sums) in sums.iter_mut().enumerate() {
+                let scale = row_scale::<S>(x.add(SUPER_SCALE * M + m));
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::fma(S::mul(d[n], scaled[m][n]), scale, *sum);
+                }
+            }
+        }
+    }
+}
+
+/// Words of a record of 32 inputs before the offset and before the scale.
+const OFFSET: usize = 8;
+const PLAIN_SCALE: usize = 9;
+
+/// `sums += d · scale · parts`.
+///
+/// # Safety
+/// As [`Product::add`].
+#[inline(always)]
+unsafe fn finish_plain<S: ByteDot, const M: usize, const N: usize>(
+    panels: [*const u8; N],
+    x: *const u32,
+    parts: &Sums<S::I, M, N>,
+    sums: &mut Sums<S::F, M, N>,
+) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let d = panels.map(|panel| S::load_f16(panel.cast::<f16>()));
+        for (m, sums) in sums.iter_mut().enumerate() {
+            let scale = row_scale::<S>(x.add(PLAIN_SCALE * M + m));
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = S::fma(S::mul(S::to_f32(parts[m][n]), d[n]), scale, *sum);
+            }
+        }
+    }
+}
+
+impl Product for Q8_0 {
+    #[inline(always)]
+    unsafe fn add<S: ByteDot, const M: usize, const N: usize>(
+        panels: [*const u8; N],
+        x: *const u32,
+        sums: &mut Sums<S::F, M, N>,
+    ) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            // The quants stand for q - 128.
+            let mut parts = begin_with::<S, M, N>(x.add(OFFSET * M));
+            for i in 0..8 {
+                let weights = panels.map(|panel| S::load_bytes(panel.add(HALVES + i * VECTOR)));
+                add_four::<S, M, N>(weights, x.add(i * M), &mut parts);
+            }
+            finish_plain::<S, M, N>(panels, x, &parts, sums);
+        }
+    }
+}
+
+impl Product for Q4_0 {
+    #[inline(always)]
+    unsafe fn add<S: ByteDot, const M: usize, const N: usize>(
+        panels: [*const u8; N],
+        x: *const u32,
+        sums: &mut Sums<S::F, M, N>,
+    ) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            // The quants stand for q - 8: a sixteenth of the offset, exactly.
+            let mut parts: Sums<S::I, M, N> =
+                from_fn(|m| [S::splat_i32(*x.add(OFFSET * M + m) as i32 >> 4); N]);
+            for i in 0..4 {
+                let both = panels.map(|panel| S::load_bytes(panel.add(HALVES + i * VECTOR)));
+                add_four::<S, M, N>(
+                    both.map(|both| S::low_nibbles(both)),
+                    x.add(i * M),
+                    &mut parts,
+                );
+                let high = both.map(|both| S::high_nibbles(both));
+                add_four::<S, M, N>(high, x.add((4 + i) * M), &mut parts);
+            }
+            finish_plain::<S, M, N>(panels, x, &parts, sums);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Quantized weights.
+//!
+//! Activations are quantized to bytes, row by row, and the products are dot products of bytes. Where the
+//! machine has those for sixteen lanes ([`Isa::has_byte_dot`]), weights of the usual types are repacked
+//! into panels of sixteen outputs ([`panels`]); everything else goes through candle's own dot products of
+//! one row with one output ([`blocks`]). In both, a row's result does not depend on the other rows.
+
+mod activations;
+mod blocks;
+mod formats;
+mod micro;
+mod panels;
+
+use std::sync::Arc;
+
+use candle_core::quantized::QTensor;
+
+use super::Target;
+use crate::kernels::isa::Isa;
+use crate::kernels::{KernelError, ThreadPool};
+
+/// Quantized weights `[out, in]`.
+pub(super) enum QuantizedMatrix {
+    Panels(panels::PanelMatrix),
+    Blocks(blocks::BlockMatrix),
+}
+
+/// Quantized activations, kept from call to call.
+#[derive(Default)]
+pub(super) struct Activations {
+    panels: activations::Activations,
+    blocks: blocks::Activations,
+}
+
+impl Activations {
+    /// A new call: what is quantized belongs to other rows.
+    pub(super) fn forget(&mut self) {
+        self.panels.forget();
+        self.blocks.forget();
+    }
+}
+
+impl QuantizedMatrix {
+    /// Takes the weights, in panels if `isa` has kernels for those.
+    pub(super) fn new(
+        isa: Isa,
+        tensor: &Arc<QTensor>,
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<Self, KernelError> {
+        if isa.has_byte_dot()
+            && let Some(matrix) = panels::PanelMatrix::new(tensor, out_features, in_features)?
+        {
+            return Ok(Self::Panels(matrix));
+        }
+        Ok(Self::Blocks(blocks::BlockMatrix::new(
+            tensor,
+            out_features,
+            in_features,
+        )?))
+    }
+
+    pub(super) fn out_features(&self) -> usize {
+        match self {
+            Self::Panels(matrix) => matrix.out_features(),
+            Self::Blocks(matrix) => matrix.out_features(),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Panels(matrix) => matrix.bytes(),
+            Self::Blocks(matrix) => matrix.bytes(),
+        }
+    }
+
+    pub(super) fn read_row(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Self::Panels(matrix) => matrix.read_row(row, out),
+            Self::Blocks(matrix) => matrix.read_row(row, out),
+        }
+    }
+
+    pub(super) fn matmul(
+        &self,
+        isa: Isa,
+        pool: &ThreadPool,
+        x: &[f32],
+        rows: usize,
+        activations: &mut Activations,
+        target: Target<'_>,
+    ) -> Result<(), KernelError> {
+        match self {
+            Self::Panels(matrix) => {
+                matrix.matmul(isa, pool, x, rows, &mut activations.panels, target)
+            }
+            Self::Blocks(matrix) => matrix.matmul(pool, x, rows, &mut activations.blocks, target),
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Quantized weights in panels of sixteen outputs.
+
+use std::ops::Range;
+
+use candle_core::quantized::{GgmlDType, QTensor};
+
+use super::activations::{Activations, Filled, RowTile};
+use super::formats::{Q4_0, Q4K, Q5K, Q6K, Q8_0};
+use super::micro::{MicroArgs, Product, multiply};
+use crate::kernels::isa::Isa;
+use crate::kernels::matmul::Target;
+use crate::kernels::simd::LANES;
+use crate::kernels::{KernelError, ThreadPool};
+
+/// Multiply-adds below which a product is not worth sharing among threads.
+const SMALL: usize = 256 * 1024;
+/// Bytes of quantized rows that stay in the second-level cache while panels stream past them.
+const ROW_BLOCK_BYTES: usize = 384 * 1024;
+/// Bytes of weights below which packing is not worth a thread of its own.
+const SMALL_PACKING: usize = 1 << 20;
+
+/// Weights `[out, in]` in panels.
+pub(in crate::kernels::matmul) struct PanelMatrix {
+    out_features: usize,
+    in_features: usize,
+    kind: Kind,
+    /// Panel blocks `[panel][block]`.
+    panels: Lines,
+}
+
+/// The types that there are panels for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Q4K,
+    Q5K,
+    Q6K,
+    Q8_0,
+    Q4_0,
+}
+
+/// Calls `$self.$method::<F>($arguments)` with the format of a kind.
+macro_rules! with_format {
+    ($kind:expr, $self:ident.$method:ident($($argument:expr),*)) => {
+        match $kind {
+            Kind::Q4K => $self.$method::<Q4K>($($argument),*),
+            Kind::Q5K => $self.$method::<Q5K>($($argument),*),
+            Kind::Q6K => $self.$method::<Q6K>($($argument),*),
+            Kind::Q8_0 => $self.$method::<Q8_0>($($argument),*),
+            Kind::Q4_0 => $self.$method::<Q4_0>($($argument),*),
+        }
+    };
+}
+
+/// Bytes that begin at a line of the cache.
+struct Lines {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl Lines {
+    fn zeroed(len: usize) -> Self {
+        Self {
+            lines: vec![Line([0; 64]); len.div_ceil(64)],
+            len,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: a line is 64 bytes without padding, and there are lines for `len` bytes.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+impl PanelMatrix {
+    /// Packs `tensor`, or nothing if its type has no panels.
+    ///
+    /// # Errors
+    /// When its data have another size than its dimensions ask for.
+    pub(super) fn new(
+        tensor: &QTensor,
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<Option<Self>, KernelError> {
+        let kind = match tensor.dtype() {
+            GgmlDType::Q4K => Kind::Q4K,
+            GgmlDType::Q5K => Kind::Q5K,
+            GgmlDType::Q6K => Kind::Q6K,
+            GgmlDType::Q8_0 => Kind::Q8_0,
+            GgmlDType::Q4_0 => Kind::Q4_0,
+            _ => return Ok(None),
+        };
+        let blocks = tensor
+            .data()
+            .map_err(|error| KernelError::Shape(error.to_string()))?;
+        let mut matrix = Self {
+            out_features,
+            in_features,
+            kind,
+            panels: Lines::zeroed(0),
+        };
+        with_format!(kind, matrix.pack(&blocks))?;
+        Ok(Some(matrix))
+    }
+
+    fn pack<F: Product>(&mut self, blocks: &[u8]) -> Result<(), KernelError> {
+        let (out, inputs) = (self.out_features, self.in_features);
+        if out == 0 || inputs == 0 || inputs % F::INPUTS != 0 {
+            return Err(KernelError::Shape(format!(
+                "a quantized matrix of {out} × {inputs} with blocks of {}",
+                F::INPUTS
+            )));
+        }
+        let row = inputs / F::INPUTS * F::BLOCK;
+        let expected = out * row;
+        if blocks.len() != expected {
+            return Err(KernelError::Length {
+                what: "a quantized matrix (bytes)",
+                found: blocks.len(),
+                expected,
+            });
+        }
+        let count = out.div_ceil(LANES);
+        let panel = inputs / F::INPUTS * F::PANEL;
+        self.panels = Lines::zeroed(count * panel);
+        let panels = self.panels.bytes_mut();
+        let pack = |first: usize, panels: &mut [u8]| {
+            for (index, panel) in panels.chunks_exact_mut(panel).enumerate() {
+                let rows = blocks[(first + index) * LANES * row..]
+                    .chunks_exact(row)
+                    .take(LANES);
+                for (lane, row) in rows.enumerate() {
+                    for (block, panel) in row
+                        .chunks_exact(F::BLOCK)
+                        .zip(panel.chunks_exact_mut(F::PANEL))
+                    {
+                        F::pack(block, lane, panel);
+                    }
+                }
+            }
+        };
+        let threads = ThreadPool::physical_cores().min(expected / SMALL_PACKING);
+        if threads < 2 {
+            pack(0, panels);
+            return Ok(());
+        }
+        let share = count.div_ceil(threads);
+        std::thread::scope(|scope| {
+            for (index, panels) in panels.chunks_mut(share * panel).enumerate() {
+                let pack = &pack;
+                scope.spawn(move || pack(index * share, panels));
+            }
+        });
+        Ok(())
+    }
+
+    pub(super) fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.panels.len
+    }
+
+    pub(super) fn read_row(&self, row: usize, out: &mut [f32]) {
+        debug_assert!(row < self.out_features && out.len() == self.in_features);
+        with_format!(self.kind, self.read(row, out));
+    }
+
+    fn read<F: Product>(&self, row: usize, out: &mut [f32]) {
+        let panel = self.in_features / F::INPUTS * F::PANEL;
+        let panel = &self.panels.bytes()[row / LANES * panel..][..panel];
+        for (panel, out) in panel
+            .chunks_exact(F::PANEL)
+            .zip(out.chunks_exact_mut(F::INPUTS))
+        {
+            F::read(panel, row % LANES, out);
+        }
+    }
+
+    pub(super) fn matmul(
+        &self,
+        isa: Isa,
+        pool: &ThreadPool,
+        x: &[f32],
+        rows: usize,
+        activations: &mut Activations,
+        target: Target<'_>,
+    ) -> Result<(), KernelError> {
+        with_format!(
+            self.kind,
+            self.product(isa, pool, x, rows, activations, target)
+        )
+    }
+
+    fn product<F: Product>(
+        &self,
+        isa: Isa,
+        pool: &ThreadPool,
+        x: &[f32],
+        rows: usize,
+        activations: &mut Activations,
+        target: Target<'_>,
+    ) -> Result<(), KernelError> {
+        let filled = activations.fill(isa, pool, x, rows, F::ACTIVATION)?;
+        let panels = self.out_features.div_ceil(LANES);
+        // Panels a tile: at least 32 tiles of pairs, up to sixteen panels.
+        let chunk = panels.div_ceil(32).next_multiple_of(2).min(16);
+        let chunks = panels.div_ceil(chunk);
+        let row_bytes = self.in_features / F::ACTIVATION.inputs() * F::ACTIVATION.record() * 4;
+        let blocks = filled.blocks((ROW_BLOCK_BYTES / row_bytes).max(24));
+        let tile = |_: usize, index: usize| {
+            let tiles = filled.block(index / chunks, blocks);
+            let first = index % chunks * chunk;
+            // SAFETY: the ISA is available; each block of rows and chunk of panels has outputs of its own.
+            unsafe {
+                self.run::<F>(isa, filled, tiles, first..panels.min(first + chunk), target);
+            }
+        };
+        let worth = rows * self.out_features * self.in_features >= SMALL;
+        pool.run_if(worth, blocks * chunks, tile)
+    }
+
+    /// Some panels against some tiles of rows.
+    ///
+    /// # Safety
+    /// The ISA is available and nobody else writes these rows' outputs of these panels.
+    unsafe fn run<F: Product>(
+        &self,
+        isa: Isa,
+        filled: Filled<'_>,
+        tiles: &[RowTile],
+        panels: Range<usize>,
+        target: Target<'_>,
+    ) {
+        let blocks = self.in_features / F::INPUTS;
+        let mut panel = panels.start;
+        while panel < panels.end {
+            let count = 2.min(panels.end - panel);
+            let first = panel * LANES;
+            for tile in tiles {
+                let args = MicroArgs {
+                    panel: self.panels.bytes()[panel * blocks * F::PANEL..].as_ptr(),
+                    panels: count,
+                    x: filled.words[tile.start..].as_ptr(),
+                    blocks,
+                    out: target.out.at(tile.first_row * target.stride + first),
+                    stride: target.stride,
+                    rows: tile.rows,
+                    outputs: (count * LANES).min(self.out_features - first),
+                    bias: target
+                        .bias
+                        .map_or(std::ptr::null(), |bias| bias[first..].as_ptr()),
+                };
+                // SAFETY: promised by the caller; the panels and the tile lie inside their buffers.
+                unsafe { multiply::<F>(isa, tile.kernel_rows, args) };
+            }
+            panel += count;
+        }
+    }
+}
