@@ -152,7 +152,7 @@ pub struct Config {
     )]
     pub attention: AttentionKind,
 
-    /// Number type of cached keys and values: f16, bf16 or f32.
+    /// Number type of cached keys and values: f16, bf16, f32 or q8_0.
     #[arg(
         long,
         default_value = "f16",

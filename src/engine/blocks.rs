@@ -47,8 +47,12 @@ impl KvPoolSize {
         available: Option<u64>,
     ) -> Result<Self, EngineError> {
         let block_size = options.block_size;
-        let block_bytes =
-            2 * description.layers * description.kv_width() * block_size * options.kv_dtype.size();
+        let block_bytes = 2
+            * description.layers
+            * block_size
+            * options
+                .kv_dtype
+                .row_bytes(description.kv_heads, description.head_dim);
         let fitting =
             |bytes: u64| usize::try_from(bytes / block_bytes as u64).unwrap_or(usize::MAX);
         let blocks = match options.kv_size {

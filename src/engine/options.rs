@@ -87,22 +87,34 @@ pub enum KvDtype {
     #[default]
     F16,
     Bf16,
+    /// Bytes with a scale for every 32 dimensions; on the CPU alone.
+    Q8_0,
 }
 
 impl KvDtype {
-    /// Bytes of one number.
-    pub fn size(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-        }
+    /// Bytes of one position's keys (or values) of a layer.
+    pub fn row_bytes(self, kv_heads: usize, head_dim: usize) -> usize {
+        let head = match self {
+            Self::F32 => 4 * head_dim,
+            Self::F16 | Self::Bf16 => 2 * head_dim,
+            Self::Q8_0 => head_dim + 4 * head_dim.div_ceil(32),
+        };
+        kv_heads * head
     }
 
-    pub fn candle(self) -> candle_core::DType {
+    /// The type of tensors on any device.
+    ///
+    /// # Errors
+    /// When there is none: `q8_0` is known to the CPU's kernels alone.
+    pub fn candle(self) -> Result<candle_core::DType, EngineError> {
         match self {
-            Self::F32 => candle_core::DType::F32,
-            Self::F16 => candle_core::DType::F16,
-            Self::Bf16 => candle_core::DType::BF16,
+            Self::F32 => Ok(candle_core::DType::F32),
+            Self::F16 => Ok(candle_core::DType::F16),
+            Self::Bf16 => Ok(candle_core::DType::BF16),
+            Self::Q8_0 => Err(EngineError::InvalidOption(
+                "the KV data type q8_0 works on the CPU only: use f16 or bf16 on this device"
+                    .to_owned(),
+            )),
         }
     }
 }
@@ -115,8 +127,9 @@ impl FromStr for KvDtype {
             "f32" => Ok(Self::F32),
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::Bf16),
+            "q8_0" => Ok(Self::Q8_0),
             _ => Err(EngineError::InvalidOption(format!(
-                "unknown KV data type {text:?}: use f16, bf16 or f32"
+                "unknown KV data type {text:?}: use f16, bf16, f32 or q8_0"
             ))),
         }
     }
@@ -128,6 +141,7 @@ impl fmt::Display for KvDtype {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+            Self::Q8_0 => "q8_0",
         })
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Inside a block every KV head has its own part. Keys lie transposed, `[head_dim][slot]`, so that one
 //! load brings the same dimension of sixteen keys and scores need no sum across lanes; values lie
-//! `[slot][head_dim]` with the dimension rounded up to sixteen, zeros behind it.
+//! `[slot][head_dim]` with the dimension rounded up to sixteen, zeros behind it. Scales, where the type has
+//! them, lie likewise: `[part of the dimensions][slot]` for keys, `[slot][part]` for values.
 
 use half::{bf16, f16};
 
@@ -17,17 +18,23 @@ pub enum KvType {
     F32,
     F16,
     Bf16,
+    /// Bytes, with a scale in `f32` for every [`SCALED_DIMS`] dimensions of a key or value.
+    Q8_0,
 }
 
 impl KvType {
-    /// Bytes of one number.
-    pub fn size(self) -> usize {
+    /// Bytes of one number, without scales.
+    fn size(self) -> usize {
         match self {
             KvType::F32 => 4,
             KvType::F16 | KvType::Bf16 => 2,
+            KvType::Q8_0 => 1,
         }
     }
 }
+
+/// Dimensions that share a scale in [`KvType::Q8_0`].
+pub(super) const SCALED_DIMS: usize = 32;
 
 /// The most positions of a block.
 const MAX_BLOCK: usize = 256;
@@ -45,7 +52,26 @@ pub struct KvLayout {
 impl KvLayout {
     /// Bytes that one block takes in one layer, keys and values.
     pub fn block_bytes(&self) -> usize {
-        (self.key_block() + self.value_block()) * self.kind.size()
+        let scales = match self.kind {
+            KvType::Q8_0 => 2 * self.scale_block() * size_of::<f32>(),
+            _ => 0,
+        };
+        (self.key_block() + self.value_block()) * self.kind.size() + scales
+    }
+
+    /// Scales of a key or value of one head.
+    pub(super) fn scales(&self) -> usize {
+        self.head_dim.div_ceil(SCALED_DIMS)
+    }
+
+    /// Scales of one block's keys, or of its values, all heads.
+    fn scale_block(&self) -> usize {
+        self.kv_heads * self.scales() * self.block_size
+    }
+
+    /// Where the scales of one head's keys, or values, of a block begin.
+    pub(super) fn scale_start(&self, block: BlockId, head: usize) -> usize {
+        block.0 as usize * self.scale_block() + head * self.scales() * self.block_size
     }
 
     /// `head_dim` rounded up to whole vectors: the row length of a stored value.
@@ -99,6 +125,9 @@ pub struct KvSlot {
 
 /// A number type that keys and values are stored as.
 pub(super) trait KvElement: Copy + Default + Send + Sync + 'static {
+    /// Whether numbers have to be multiplied with a scale.
+    const SCALED: bool = false;
+
     /// # Safety
     /// As [`Simd::load`].
     unsafe fn load<S: Simd>(p: *const Self) -> S::F;
@@ -131,16 +160,49 @@ kv_element!(f32, load, store, |x| x);
 kv_element!(f16, load_f16, store_f16, f16::to_f32);
 kv_element!(bf16, load_bf16, store_bf16, bf16::to_f32);
 
+impl KvElement for i8 {
+    const SCALED: bool = true;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::F {
+        // SAFETY: promised by the caller.
+        unsafe { S::load_i8(p) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(p: *mut Self, v: S::F) {
+        // SAFETY: promised by the caller.
+        unsafe { S::store_i8(p, S::round(v)) }
+    }
+    fn to_f32(self) -> f32 {
+        f32::from(self)
+    }
+}
+
 /// Keys and values of one type.
 pub(super) struct Buffers<T> {
     pub(super) keys: Vec<T>,
     pub(super) values: Vec<T>,
+    /// Empty where the type has no scales.
+    pub(super) key_scales: Vec<f32>,
+    pub(super) value_scales: Vec<f32>,
+}
+
+impl<T> Buffers<T> {
+    fn unscaled(keys: Vec<T>, values: Vec<T>) -> Self {
+        Self {
+            keys,
+            values,
+            key_scales: Vec::new(),
+            value_scales: Vec::new(),
+        }
+    }
 }
 
 pub(super) enum Storage {
     F32(Buffers<f32>),
     F16(Buffers<f16>),
     Bf16(Buffers<bf16>),
+    Q8_0(Buffers<i8>),
 }
 
 /// Calls `$body` with `$buffers` bound to the typed buffers.
@@ -150,6 +212,7 @@ macro_rules! with_buffers {
             $crate::kernels::kv::Storage::F32($buffers) => $body,
             $crate::kernels::kv::Storage::F16($buffers) => $body,
             $crate::kernels::kv::Storage::Bf16($buffers) => $body,
+            $crate::kernels::kv::Storage::Q8_0($buffers) => $body,
         }
     };
 }
@@ -171,18 +234,18 @@ impl KvLayer {
         let keys = layout.key_block() * block_count + LANES;
         let values = layout.value_block() * block_count + LANES;
         let storage = match layout.kind {
-            KvType::F32 => Storage::F32(Buffers {
-                keys: vec![0.0; keys],
-                values: vec![0.0; values],
-            }),
-            KvType::F16 => Storage::F16(Buffers {
-                keys: zeros(keys),
-                values: zeros(values),
-            }),
-            KvType::Bf16 => Storage::Bf16(Buffers {
-                keys: zeros(keys),
-                values: zeros(values),
-            }),
+            KvType::F32 => Storage::F32(Buffers::unscaled(vec![0.0; keys], vec![0.0; values])),
+            KvType::F16 => Storage::F16(Buffers::unscaled(zeros(keys), zeros(values))),
+            KvType::Bf16 => Storage::Bf16(Buffers::unscaled(zeros(keys), zeros(values))),
+            KvType::Q8_0 => {
+                let scales = layout.scale_block() * block_count + LANES;
+                Storage::Q8_0(Buffers {
+                    keys: vec![0; keys],
+                    values: vec![0; values],
+                    key_scales: vec![0.0; scales],
+                    value_scales: vec![0.0; scales],
+                })
+            }
         };
         Ok(Self {
             layout,
@@ -239,6 +302,8 @@ impl KvLayer {
         with_buffers!(&mut self.storage, buffers => {
             let (key_out, value_out) =
                 (SharedMut::new(&mut buffers.keys), SharedMut::new(&mut buffers.values));
+            let key_scales = SharedMut::new(&mut buffers.key_scales);
+            let value_scales = SharedMut::new(&mut buffers.value_scales);
             let write = |_: usize, row: usize| {
                 let task = WriteRow {
                     layout,
@@ -247,6 +312,8 @@ impl KvLayer {
                     value: &values[row * stride..][..width],
                     key_out,
                     value_out,
+                    key_scales,
+                    value_scales,
                 };
                 // SAFETY: the ISA was detected; slots of a step are distinct positions, so rows
                 // write disjoint parts of the buffers.
@@ -281,6 +348,16 @@ impl KvLayer {
                 let source = layout.value_start(from, head);
                 let length = tokens * layout.padded_dim();
                 buffers.values.copy_within(source..source + length, layout.value_start(to, head));
+                if buffers.key_scales.is_empty() {
+                    continue;
+                }
+                let (source, target) = (layout.scale_start(from, head), layout.scale_start(to, head));
+                for start in (0..layout.scales()).map(|part| part * layout.block_size) {
+                    let source = source + start;
+                    buffers.key_scales.copy_within(source..source + tokens, target + start);
+                }
+                let length = tokens * layout.scales();
+                buffers.value_scales.copy_within(source..source + length, target);
             }
         });
     }
@@ -302,6 +379,17 @@ impl KvLayer {
             let start = layout.value_start(at.block, head) + slot * layout.padded_dim();
             for (out, x) in value.iter_mut().zip(&buffers.values[start..]) {
                 *out = x.to_f32();
+            }
+            if !buffers.key_scales.is_empty() {
+                let start = layout.scale_start(at.block, head);
+                for (part, key) in key.chunks_mut(SCALED_DIMS).enumerate() {
+                    let scale = buffers.key_scales[start + part * layout.block_size + slot];
+                    key.iter_mut().for_each(|x| *x *= scale);
+                }
+                for (part, value) in value.chunks_mut(SCALED_DIMS).enumerate() {
+                    let scale = buffers.value_scales[start + slot * layout.scales() + part];
+                    value.iter_mut().for_each(|x| *x *= scale);
+                }
             }
         });
     }
@@ -333,6 +421,9 @@ struct WriteRow<'a, T> {
     value: &'a [f32],
     key_out: SharedMut<T>,
     value_out: SharedMut<T>,
+    /// Not used where the type has no scales.
+    key_scales: SharedMut<f32>,
+    value_scales: SharedMut<f32>,
 }
 
 impl<T: KvElement> SimdTask for WriteRow<'_, T> {
@@ -353,24 +444,61 @@ impl<T: KvElement> SimdTask for WriteRow<'_, T> {
             let value = &self.value[head * dim..][..dim];
             let key_out = layout.key_start(block, head) + slot;
             let value_out = layout.value_start(block, head) + slot * padded;
+            // SAFETY: the set is present, as the caller promises.
+            let (mut key_scale, mut value_scale) = unsafe { (S::splat(1.0), S::splat(1.0)) };
             for start in (0..dim).step_by(LANES) {
                 let lanes = LANES.min(dim - start);
                 let mut rounded = [T::default(); LANES];
                 // SAFETY: `load_part` stays inside its slice; the target indices are inside the slot's
                 // part of the storage, whose bounds were checked before.
                 unsafe {
-                    T::store::<S>(rounded.as_mut_ptr(), load_part::<S>(&key[start..]));
+                    if T::SCALED && start % SCALED_DIMS == 0 {
+                        let end = dim.min(start + SCALED_DIMS);
+                        let part = start / SCALED_DIMS;
+                        let scales = layout.scale_start(block, head);
+                        let at = scales + part * layout.block_size + slot;
+                        let (scale, inverse) = scale_of(&key[start..end]);
+                        (*self.key_scales.at(at), key_scale) = (scale, S::splat(inverse));
+                        let at = scales + slot * layout.scales() + part;
+                        let (scale, inverse) = scale_of(&value[start..end]);
+                        (*self.value_scales.at(at), value_scale) = (scale, S::splat(inverse));
+                    }
+                    let key = load_part::<S>(&key[start..]);
+                    let key = if T::SCALED {
+                        S::mul(key, key_scale)
+                    } else {
+                        key
+                    };
+                    T::store::<S>(rounded.as_mut_ptr(), key);
                     for (lane, &x) in rounded[..lanes].iter().enumerate() {
                         *self
                             .key_out
                             .at(key_out + (start + lane) * layout.block_size) = x;
                     }
                     let value = load_part::<S>(&value[start..]);
+                    let value = if T::SCALED {
+                        S::mul(value, value_scale)
+                    } else {
+                        value
+                    };
                     T::store::<S>(self.value_out.at(value_out + start), value);
                 }
             }
         }
     }
+}
+
+/// The scale that maps the largest magnitude to 127, and its inverse. If a number is infinite or none at all,
+/// so is the scale, that it shows in the results.
+#[inline(always)]
+fn scale_of(numbers: &[f32]) -> (f32, f32) {
+    let (mut largest, mut poison) = (0.0f32, 0.0f32);
+    for x in numbers {
+        largest = largest.max(x.abs());
+        poison += x * 0.0;
+    }
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    (largest / 127.0 + poison, inverse)
 }
 
 /// The first sixteen numbers of a slice, zeros behind its end.

@@ -332,6 +332,7 @@ impl CpuExecutor {
                 KvDtype::F32 => KvType::F32,
                 KvDtype::F16 => KvType::F16,
                 KvDtype::Bf16 => KvType::Bf16,
+                KvDtype::Q8_0 => KvType::Q8_0,
             },
         };
         let blocks = (0..d.layers)

@@ -215,8 +215,9 @@ impl PortableExecutor {
             head_dim: description.head_dim,
             block_size: size.block_size,
         };
+        let dtype = dtype.candle()?;
         let blocks = (0..description.layers)
-            .map(|_| KvLayer::new(size, shape, dtype.candle(), &device))
+            .map(|_| KvLayer::new(size, shape, dtype, &device))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             attention: PortableAttention::new(shape, device.clone()),

@@ -388,6 +388,18 @@ fn q4_k_weights_fused_attention() {
 }
 
 #[test]
+fn bytes_as_keys_and_values() {
+    for attention in [AttentionKind::Fused, AttentionKind::Portable] {
+        check(
+            Architecture::Qwen2,
+            Format::Quantized(GgmlDType::Q6K),
+            attention,
+            KvDtype::Q8_0,
+        );
+    }
+}
+
+#[test]
 fn q4_k_weights_portable_attention() {
     check(
         Architecture::Qwen3,

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::PARTITION;
 use crate::ids::BlockId;
 use crate::kernels::isa::Isa;
-use crate::kernels::kv::KvElement;
+use crate::kernels::kv::{KvElement, SCALED_DIMS};
 use crate::kernels::simd::{LANES, Simd, SimdTask, dispatch};
 
 /// Scores of one pair: a partition, and room for a last store of sixteen.
@@ -48,6 +48,11 @@ pub(super) struct Blocks<'a, T> {
     /// The head's part of block 0, and elements from one block to the next.
     pub(super) base: *const T,
     pub(super) block_length: usize,
+    /// The head's scales of block 0, and numbers from one block to the next; not used without scales.
+    pub(super) scales: *const f32,
+    pub(super) scale_length: usize,
+    /// Scales of one value.
+    pub(super) scale_count: usize,
     pub(super) blocks: &'a [BlockId],
     /// The slot of the first key in the first block.
     pub(super) first_slot: usize,
@@ -56,14 +61,16 @@ pub(super) struct Blocks<'a, T> {
 }
 
 impl<T> Blocks<'_, T> {
-    /// Calls `visit(block's pointer, first slot, slots, first key)` for each block in order.
+    /// Calls `visit(block's pointer, its scales, first slot, slots, first key)` for each block in order.
     #[inline(always)]
-    fn each(&self, mut visit: impl FnMut(*const T, usize, usize, usize)) {
+    fn each(&self, mut visit: impl FnMut(*const T, *const f32, usize, usize, usize)) {
         let (mut key, mut slot) = (0, self.first_slot);
         for block in self.blocks {
             let slots = (self.block_size - slot).min(self.keys - key);
             visit(
                 self.base.wrapping_add(block.0 as usize * self.block_length),
+                self.scales
+                    .wrapping_add(block.0 as usize * self.scale_length),
                 slot,
                 slots,
                 key,
@@ -124,13 +131,17 @@ impl<T: KvElement, const M: usize> SimdTask for Scores<'_, T, M> {
         let (size, dim) = (self.keys.block_size, self.dim);
         let queries = self.queries.as_ptr();
         let scores = self.scores.as_mut_ptr();
-        self.keys.each(|block, slot, slots, key| {
+        self.keys.each(|block, scales, slot, slots, key| {
             let mut done = 0;
             while done < slots {
                 // SAFETY: promised by the caller.
                 unsafe {
                     let (keys, to) = (block.add(slot + done), scores.add(key + done));
-                    if const { S::SUMS >= 24 } && slots - done > LANES {
+                    if T::SCALED {
+                        let scales = scales.wrapping_add(slot + done);
+                        score_scaled::<S, T, M>(keys, scales, size, queries, dim, to);
+                        done += LANES;
+                    } else if const { S::SUMS >= 24 } && slots - done > LANES {
                         score::<S, T, M, 2>(keys, size, queries, dim, to);
                         done += 2 * LANES;
                     } else {
@@ -171,6 +182,44 @@ unsafe fn score<S: Simd, T: KvElement, const M: usize, const N: usize>(
             for (n, &sum) in sums.iter().enumerate() {
                 S::store(to.add(m * SCORES + n * LANES), sum);
             }
+        }
+    }
+}
+
+/// [`score`] of keys with scales: one chain for each part of the dimensions, then one along the parts.
+///
+/// # Safety
+/// As [`scores`], for sixteen keys from `keys` on, whose scales begin at `scales`.
+#[inline(always)]
+unsafe fn score_scaled<S: Simd, T: KvElement, const M: usize>(
+    mut keys: *const T,
+    mut scales: *const f32,
+    size: usize,
+    mut queries: *const f32,
+    dim: usize,
+    to: *mut f32,
+) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let mut totals = [S::splat(0.0); M];
+        for start in (0..dim).step_by(SCALED_DIMS) {
+            let mut sums = [S::splat(0.0); M];
+            for _ in start..dim.min(start + SCALED_DIMS) {
+                let loaded = T::load::<S>(keys);
+                for (m, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::fma(loaded, S::splat(*queries.add(m)), *sum);
+                }
+                keys = keys.wrapping_add(size);
+                queries = queries.add(M);
+            }
+            let scale = S::load(scales);
+            for (total, &sum) in totals.iter_mut().zip(&sums) {
+                *total = S::fma(sum, scale, *total);
+            }
+            scales = scales.wrapping_add(size);
+        }
+        for (m, &total) in totals.iter().enumerate() {
+            S::store(to.add(m * SCORES), total);
         }
     }
 }
@@ -263,14 +312,22 @@ impl<T: KvElement, const M: usize, const N: usize> SimdTask for Values<'_, T, M,
             ..
         } = self;
         let weights = weights.as_ptr();
+        let scale_count = values.scale_count;
         // SAFETY: promised by the caller.
         unsafe {
             let mut sums = [[S::splat(0.0); N]; M];
-            values.each(|block, slot, slots, first| {
+            values.each(|block, scales, slot, slots, first| {
                 let mut value = block.add(slot * padded + from);
+                let mut scale = scales.wrapping_add(slot * scale_count);
                 for key in first..first + slots {
-                    let loaded: [S::F; N] =
-                        std::array::from_fn(|n| T::load::<S>(value.add(n * LANES)));
+                    let loaded: [S::F; N] = std::array::from_fn(|n| {
+                        let loaded = T::load::<S>(value.add(n * LANES));
+                        if !T::SCALED {
+                            return loaded;
+                        }
+                        let part = (from + n * LANES) / SCALED_DIMS;
+                        S::mul(loaded, S::splat(*scale.add(part)))
+                    });
                     for (m, sums) in sums.iter_mut().enumerate() {
                         let weight = S::splat(*weights.add(m * SCORES + key));
                         for n in 0..N {
@@ -278,6 +335,7 @@ impl<T: KvElement, const M: usize, const N: usize> SimdTask for Values<'_, T, M,
                         }
                     }
                     value = value.wrapping_add(padded);
+                    scale = scale.wrapping_add(scale_count);
                 }
             });
             for (m, sums) in sums.iter().enumerate() {

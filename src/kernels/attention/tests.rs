@@ -236,7 +236,7 @@ impl World {
 #[test]
 fn attention_matches_the_reference_on_every_instruction_set() {
     for isa in Isa::available() {
-        for kind in [KvType::F32, KvType::F16, KvType::Bf16] {
+        for kind in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8_0] {
             for block_size in [1, 2, 16, 32, 256] {
                 let world = World::new(Setup::new(kind, block_size), &[300, 1, 33], 0);
                 world.assert_matches_reference(
@@ -307,7 +307,7 @@ fn assert_rows_independent(world: &World, rows: &[(usize, usize)]) {
 #[test]
 fn a_row_has_the_same_bits_in_any_chunk_and_batch() {
     for block_size in [1, 16, 32] {
-        for kind in [KvType::F16, KvType::F32] {
+        for kind in [KvType::F16, KvType::F32, KvType::Q8_0] {
             let world = World::new(Setup::new(kind, block_size), &[530, 290, 3], 0);
             let mut rows: Vec<(usize, usize)> = (200..530).map(|p| (0, p)).collect();
             rows.push((1, 289));
@@ -362,7 +362,7 @@ fn large_scores_neither_overflow_nor_vanish() {
 
 #[test]
 fn copied_blocks_hold_the_same_and_leave_the_rest() {
-    for kind in [KvType::F32, KvType::F16, KvType::Bf16] {
+    for kind in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8_0] {
         let mut world = World::new(Setup::new(kind, 16), &[32], 0);
         let (from, to) = (world.tables[0][0], world.tables[0][1]);
         let read = |world: &World, block, slot| {
@@ -483,5 +483,54 @@ proptest! {
         rows.sort_unstable();
         rows.dedup();
         assert_rows_independent(&world, &rows);
+    }
+}
+
+#[test]
+fn bytes_with_scales_are_within_half_a_step_of_the_numbers() {
+    let pool = ThreadPool::new(1).unwrap();
+    let layout = KvLayout {
+        kv_heads: 2,
+        head_dim: 72,
+        block_size: 4,
+        kind: KvType::Q8_0,
+    };
+    let width = 2 * 72;
+    let mut layer = KvLayer::new(layout, 2).unwrap();
+    let keys = numbers(4 * width, 5);
+    let mut values = numbers(4 * width, 6);
+    values[..32].fill(0.0);
+    values[width] = 100.0;
+    let slots: Vec<KvSlot> = (0..4)
+        .map(|slot| KvSlot {
+            block: BlockId(0),
+            slot,
+        })
+        .collect();
+    layer.write(&pool, &slots, &keys, &values, width).unwrap();
+    layer.copy_block(BlockId(0), BlockId(1), 3);
+    for (row, slot) in slots.iter().enumerate() {
+        for head in 0..2 {
+            let (mut key, mut value) = (vec![0.0; 72], vec![0.0; 72]);
+            layer.read(*slot, head, &mut key, &mut value);
+            for (found, source) in [(&key, &keys), (&value, &values)] {
+                let source = &source[row * width + head * 72..][..72];
+                for (found, source) in found.chunks(32).zip(source.chunks(32)) {
+                    let largest = source.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+                    for (found, source) in found.iter().zip(source) {
+                        assert!((found - source).abs() <= largest * 0.5001 / 127.0);
+                    }
+                }
+            }
+            if row < 3 {
+                let (mut key_copy, mut value_copy) = (vec![0.0; 72], vec![0.0; 72]);
+                let copy = KvSlot {
+                    block: BlockId(1),
+                    ..*slot
+                };
+                layer.read(copy, head, &mut key_copy, &mut value_copy);
+                assert_eq!((key_copy, value_copy), (key, value));
+            }
+        }
     }
 }

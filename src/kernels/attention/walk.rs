@@ -229,9 +229,17 @@ impl<T: KvElement> Walk<'_, T> {
         let blocks = &table[start / size..(start + keys).div_ceil(size)];
         let (first_slot, block_size) = (start % size, size);
         let [zero, one] = [0, 1].map(crate::ids::BlockId);
+        let scales_of = |scales: &[f32]| match scales.get(layout.scale_start(zero, self.kv_head)..)
+        {
+            Some(scales) => scales.as_ptr(),
+            None => std::ptr::null(),
+        };
         let key_blocks = Blocks {
             base: self.buffers.keys[layout.key_start(zero, self.kv_head)..].as_ptr(),
             block_length: layout.key_start(one, 0),
+            scales: scales_of(&self.buffers.key_scales),
+            scale_length: layout.scale_start(one, 0),
+            scale_count: layout.scales(),
             blocks,
             first_slot,
             block_size,
@@ -240,6 +248,7 @@ impl<T: KvElement> Walk<'_, T> {
         let value_blocks = Blocks {
             base: self.buffers.values[layout.value_start(zero, self.kv_head)..].as_ptr(),
             block_length: layout.value_start(one, 0),
+            scales: scales_of(&self.buffers.value_scales),
             ..key_blocks
         };
         let mut found = [(f32::NEG_INFINITY, 0.0f32); MAX_PAIRS];

@@ -34,10 +34,6 @@ pub(in crate::kernels) trait ByteDot: Simd {
     unsafe fn to_f32(v: Self::I) -> Self::F;
     /// Sixteen unsigned bytes.
     unsafe fn load_u8(p: *const u8) -> Self::F;
-    /// Sixteen signed bytes.
-    unsafe fn load_i8(p: *const i8) -> Self::F;
-    /// Sixteen whole numbers between -128 and 127 as bytes; others, and what is not a number, as any byte.
-    unsafe fn store_i8(p: *mut i8, v: Self::F);
 }
 
 /// A piece of work written over [`ByteDot`].
@@ -131,17 +127,5 @@ impl ByteDot for scalar::Scalar {
     unsafe fn load_u8(p: *const u8) -> Self::F {
         // SAFETY: see above.
         each(|i| f32::from(unsafe { *p.add(i) }))
-    }
-    #[inline(always)]
-    unsafe fn load_i8(p: *const i8) -> Self::F {
-        // SAFETY: see above.
-        each(|i| f32::from(unsafe { *p.add(i) }))
-    }
-    #[inline(always)]
-    unsafe fn store_i8(p: *mut i8, v: Self::F) {
-        for (i, &x) in v.iter().enumerate() {
-            // SAFETY: see above.
-            unsafe { *p.add(i) = x as i8 };
-        }
     }
 }

@@ -42,6 +42,29 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn store_f16(p: *mut f16, v: Self::F);
     /// Rounds to nearest even.
     unsafe fn store_bf16(p: *mut bf16, v: Self::F);
+    /// Sixteen signed bytes.
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self::F {
+        let mut lanes = [0.0f32; LANES];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            // SAFETY: promised by the caller.
+            *lane = f32::from(unsafe { *p.add(i) });
+        }
+        // SAFETY: the array has sixteen elements.
+        unsafe { Self::load(lanes.as_ptr()) }
+    }
+    /// Sixteen whole numbers between -128 and 127 as bytes; others, and what is not a number, as any byte.
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, v: Self::F) {
+        let mut lanes = [0.0f32; LANES];
+        // SAFETY: the array has sixteen elements, and so has `p`, as the caller promises.
+        unsafe {
+            Self::store(lanes.as_mut_ptr(), v);
+            for (i, &lane) in lanes.iter().enumerate() {
+                *p.add(i) = lane as i8;
+            }
+        }
+    }
     /// The first (`even`) and second (`odd`) numbers of sixteen pairs.
     unsafe fn split_pairs(p: *const u32) -> (Self::F, Self::F);
 

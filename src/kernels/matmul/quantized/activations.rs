@@ -10,13 +10,15 @@
 //! | 1 word: the scale, as `f32` | |
 
 use super::formats::Activation;
+use super::micro::is_scalar;
 use crate::kernels::isa::Isa;
 use crate::kernels::simd::{ByteDot, ByteDotTask, LANES, dispatch_bytes};
 use crate::kernels::{KernelError, SharedMut, ThreadPool};
 
 /// Inputs below which rows are quantized by the calling thread alone.
 const SMALL: usize = 32 * 1024;
-/// The row counts that there are kernels for; a tile in between is filled up with zero rows.
+/// The row counts that there are kernels for; a tile in between is filled up with zero rows. The scalar twin
+/// takes one row at a time.
 const KERNEL_ROWS: [usize; 4] = [1, 2, 4, 6];
 const MAX_ROWS: usize = 6;
 
@@ -87,7 +89,8 @@ impl Activations {
             Activation::Plain => &mut self.plain_blocks,
         };
         // Tiles as equal as possible.
-        let count = rows.div_ceil(MAX_ROWS);
+        let most = if is_scalar(isa) { 1 } else { MAX_ROWS };
+        let count = rows.div_ceil(most);
         self.tiles.clear();
         let (mut first_row, mut start) = (0, 0);
         for index in 0..count {

@@ -1,4 +1,4 @@
-//! The innermost loops: a tile of rows against one or two panels, all sums in registers. Two panels share the
+//! The innermost loops: a tile of rows against some panels, all sums in registers. Panels share the
 //! broadcasts of the activations, of which the machine loads fewer than it could multiply.
 //!
 //! Every output is computed by the same operations in the same order whatever the number of rows.
@@ -17,7 +17,7 @@ use crate::kernels::simd::{ByteDot, ByteDotTask, LANES, dispatch_bytes};
 pub(super) struct MicroArgs {
     /// The first panel's first block; the others follow, then the next panel's.
     pub(super) panel: *const u8,
-    /// Panels, one or two.
+    /// Panels, up to [`panel_group`], but not three.
     pub(super) panels: usize,
     /// The tile's first record; the others follow.
     pub(super) x: *const u32,
@@ -36,14 +36,14 @@ pub(super) struct MicroArgs {
 /// Runs the kernel for a tile of `kernel_rows` rows.
 ///
 /// # Safety
-/// `isa` is available, `kernel_rows` is one that activations are packed for, the pointers of `args` cover
-/// what they say, and nobody else uses these outputs.
+/// `isa` is available, `kernel_rows` is one that activations are packed for on it, there are no more panels than
+/// [`panel_group`], the pointers of `args` cover what they say, and nobody else uses these outputs.
 pub(super) unsafe fn multiply<F: Product>(isa: Isa, kernel_rows: usize, args: MicroArgs) {
     macro_rules! sizes {
         ($(($rows:literal, $panels:literal)),+) => {
             match (kernel_rows, args.panels) {
                 $(($rows, $panels) => {
-                    let task = Micro::<F, $rows, $panels>(args, PhantomData);
+                    let task = Micro::<F, $rows, $panels>(&args, PhantomData);
                     // SAFETY: promised by the caller.
                     unsafe { dispatch_bytes(isa, task) }
                 })+
@@ -59,8 +59,27 @@ pub(super) unsafe fn multiply<F: Product>(isa: Isa, kernel_rows: usize, args: Mi
         (1, 2),
         (2, 2),
         (4, 2),
-        (6, 2)
+        (6, 2),
+        (1, 4)
     )
+}
+
+/// The most sums of a kernel; as many are kept for a part of the inputs.
+const MAX_SUMS: usize = 12;
+
+/// How many panels go together with tiles of so many rows. A lone row is over before its weights have come from
+/// memory, which hands out more when more of it is asked for at once.
+pub(super) fn panel_group(isa: Isa, kernel_rows: usize) -> usize {
+    match kernel_rows {
+        _ if is_scalar(isa) => 1,
+        1 => 4,
+        _ => 2,
+    }
+}
+
+/// Whether the scalar twin runs, which takes one row and one panel at a time.
+pub(super) fn is_scalar(isa: Isa) -> bool {
+    isa == Isa::Scalar || !isa.has_byte_dot()
 }
 
 /// Sums of `M` rows and `N` panels.
@@ -77,13 +96,19 @@ pub(super) trait Product: Format {
     );
 }
 
-struct Micro<F, const M: usize, const N: usize>(MicroArgs, PhantomData<F>);
+/// By reference: were the arguments copied by wide loads, those would have to wait until all stores before them,
+/// which may miss the caches, are done.
+struct Micro<'a, F, const M: usize, const N: usize>(&'a MicroArgs, PhantomData<F>);
 
-impl<F: Product, const M: usize, const N: usize> ByteDotTask for Micro<F, M, N> {
+impl<F: Product, const M: usize, const N: usize> ByteDotTask for Micro<'_, F, M, N> {
     /// # Safety
     /// As [`multiply`].
     #[inline(always)]
     unsafe fn run<S: ByteDot>(self) {
+        // A constant, so that the scalar twin is compiled for one row and panel only.
+        if const { M * N > 1 && S::SUMS < 2 * MAX_SUMS } {
+            return;
+        }
         let args = self.0;
         // SAFETY: promised by the caller.
         unsafe {
@@ -96,7 +121,7 @@ impl<F: Product, const M: usize, const N: usize> ByteDotTask for Micro<F, M, N> 
                 panels = panels.map(|panel| panel.add(F::PANEL));
                 x = x.add(F::ACTIVATION.record() * M);
             }
-            write::<S, M, N>(&args, &sums);
+            write::<S, M, N>(args, &sums);
         }
     }
 }

@@ -6,7 +6,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 
 use super::activations::{Activations, Filled, RowTile};
 use super::formats::{Q4_0, Q4K, Q5K, Q6K, Q8_0};
-use super::micro::{MicroArgs, Product, multiply};
+use super::micro::{MicroArgs, Product, multiply, panel_group};
 use crate::kernels::isa::Isa;
 use crate::kernels::matmul::Target;
 use crate::kernels::simd::LANES;
@@ -63,10 +63,14 @@ struct Line([u8; 64]);
 
 impl Lines {
     fn zeroed(len: usize) -> Self {
-        Self {
-            lines: vec![Line([0; 64]); len.div_ceil(64)],
-            len,
-        }
+        let mut lines: Vec<Line> = Vec::with_capacity(len.div_ceil(64));
+        // Before anything is written, while the system still chooses the pages.
+        prefer_large_pages(
+            lines.as_mut_ptr().cast(),
+            lines.capacity() * size_of::<Line>(),
+        );
+        lines.resize(len.div_ceil(64), Line([0; 64]));
+        Self { lines, len }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -78,6 +82,28 @@ impl Lines {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
+}
+
+/// Asks the system for large pages: walking through weights then needs fewer of them. Where it has none,
+/// or does not know the question, nothing changes.
+fn prefer_large_pages(start: *mut u8, len: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        const PAGE: usize = 4096;
+        let skip = start.align_offset(PAGE);
+        if len > skip + PAGE {
+            // SAFETY: the range lies inside an allocation of ours; advice does not change its contents.
+            unsafe {
+                libc::madvise(
+                    start.add(skip).cast(),
+                    (len - skip) / PAGE * PAGE,
+                    libc::MADV_HUGEPAGE,
+                )
+            };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, len);
 }
 
 impl PanelMatrix {
@@ -212,8 +238,8 @@ impl PanelMatrix {
     ) -> Result<(), KernelError> {
         let filled = activations.fill(isa, pool, x, rows, F::ACTIVATION)?;
         let panels = self.out_features.div_ceil(LANES);
-        // Panels a tile: at least 32 tiles of pairs, up to sixteen panels.
-        let chunk = panels.div_ceil(32).next_multiple_of(2).min(16);
+        // Panels a tile: at least 32 tiles of whole groups, up to sixteen panels.
+        let chunk = panels.div_ceil(32).next_multiple_of(4).min(16);
         let chunks = panels.div_ceil(chunk);
         let row_bytes = self.in_features / F::ACTIVATION.inputs() * F::ACTIVATION.record() * 4;
         let blocks = filled.blocks((ROW_BLOCK_BYTES / row_bytes).max(24));
@@ -242,9 +268,15 @@ impl PanelMatrix {
         target: Target<'_>,
     ) {
         let blocks = self.in_features / F::INPUTS;
+        let widest = tiles.iter().map(|tile| tile.kernel_rows).max().unwrap_or(0);
+        let group = panel_group(isa, widest);
         let mut panel = panels.start;
         while panel < panels.end {
-            let count = 2.min(panels.end - panel);
+            // There is no kernel for three.
+            let count = match group.min(panels.end - panel) {
+                3 => 2,
+                count => count,
+            };
             let first = panel * LANES;
             for tile in tiles {
                 let args = MicroArgs {
