@@ -1,4 +1,4 @@
-//! A file's contents without a copy: mapped from disk or part of the binary.
+//! A file's contents without a copy: mapped from disk, part of the binary, or made in memory.
 
 use std::ops::Deref;
 use std::path::Path;
@@ -14,6 +14,7 @@ use crate::kernels::mmap::map_file;
 pub(crate) enum FileBytes {
     Mapped(Arc<Mmap>),
     Static(&'static [u8]),
+    Owned(Arc<[u8]>),
 }
 
 impl FileBytes {
@@ -36,6 +37,7 @@ impl Deref for FileBytes {
         match self {
             FileBytes::Mapped(map) => map,
             FileBytes::Static(bytes) => bytes,
+            FileBytes::Owned(bytes) => bytes,
         }
     }
 }

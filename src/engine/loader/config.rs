@@ -262,40 +262,50 @@ impl ModelConfig {
     }
 
     /// The rotary angle of dimension pair *i* at position *p* is *p* times element *i*; `head_dim / 2` elements.
-    ///
-    /// Scaling by Llama 3.1's rule, as in Hugging Face transformers (`_compute_llama3_parameters`).
     pub fn inverse_frequencies(&self) -> Vec<f32> {
         (0..self.head_dim / 2)
-            .map(|pair| {
-                let plain = self
-                    .rope_theta
-                    .powf(-((2 * pair) as f64) / self.head_dim as f64);
-                let scaled = match &self.rope_scaling {
-                    RopeScaling::None => plain,
-                    RopeScaling::Linear { factor } => plain / factor,
-                    RopeScaling::Llama3 {
-                        factor,
-                        low_frequency_factor,
-                        high_frequency_factor,
-                        original_context,
-                    } => {
-                        let wavelength = 2.0 * PI / plain;
-                        let original_context = *original_context as f64;
-                        if wavelength < original_context / high_frequency_factor {
-                            plain
-                        } else if wavelength > original_context / low_frequency_factor {
-                            plain / factor
-                        } else {
-                            let smooth = (original_context / wavelength - low_frequency_factor)
-                                / (high_frequency_factor - low_frequency_factor);
-                            (1.0 - smooth) * plain / factor + smooth * plain
-                        }
-                    }
-                    RopeScaling::Divisors(divisors) => plain / f64::from(divisors[pair]),
-                };
-                scaled as f32
-            })
+            .map(|pair| self.scaled_frequency(pair) as f32)
             .collect()
+    }
+
+    /// By what the scaling divides each of the unscaled [`Self::inverse_frequencies`].
+    pub(crate) fn frequency_divisors(&self) -> Vec<f32> {
+        (0..self.head_dim / 2)
+            .map(|pair| (self.plain_frequency(pair) / self.scaled_frequency(pair)) as f32)
+            .collect()
+    }
+
+    fn plain_frequency(&self, pair: usize) -> f64 {
+        self.rope_theta
+            .powf(-((2 * pair) as f64) / self.head_dim as f64)
+    }
+
+    /// Scaling by Llama 3.1's rule, as in Hugging Face transformers (`_compute_llama3_parameters`).
+    fn scaled_frequency(&self, pair: usize) -> f64 {
+        let plain = self.plain_frequency(pair);
+        match &self.rope_scaling {
+            RopeScaling::None => plain,
+            RopeScaling::Linear { factor } => plain / factor,
+            RopeScaling::Llama3 {
+                factor,
+                low_frequency_factor,
+                high_frequency_factor,
+                original_context,
+            } => {
+                let wavelength = 2.0 * PI / plain;
+                let original_context = *original_context as f64;
+                if wavelength < original_context / high_frequency_factor {
+                    plain
+                } else if wavelength > original_context / low_frequency_factor {
+                    plain / factor
+                } else {
+                    let smooth = (original_context / wavelength - low_frequency_factor)
+                        / (high_frequency_factor - low_frequency_factor);
+                    (1.0 - smooth) * plain / factor + smooth * plain
+                }
+            }
+            RopeScaling::Divisors(divisors) => plain / f64::from(divisors[pair]),
+        }
     }
 
     /// Adds end tokens that another file names, and keeps the list sorted.

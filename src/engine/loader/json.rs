@@ -49,13 +49,11 @@ impl JsonObject {
         expected: &str,
         convert: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Result<Option<T>, LoadError> {
-        let Some(value) = self.get(key) else {
-            return Ok(None);
-        };
-        match convert(value) {
-            Some(converted) => Ok(Some(converted)),
-            None => Err(self.error(key, format!("must be {expected}, not {}", shortened(value)))),
-        }
+        let wrong =
+            |value| self.error(key, format!("must be {expected}, not {}", shortened(value)));
+        self.get(key)
+            .map(|value| convert(value).ok_or_else(|| wrong(value)))
+            .transpose()
     }
 
     /// A whole number that is not negative.

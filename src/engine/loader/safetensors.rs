@@ -152,14 +152,24 @@ pub(crate) fn shard_names(index: &JsonObject) -> Result<Vec<String>, LoadError> 
     Ok(names)
 }
 
-impl Weights for SafetensorsWeights {
-    fn get(&self, name: &str) -> Result<Weight, LoadError> {
+/// A tensor's bytes where they lie.
+pub(crate) struct RawTensor<'a> {
+    pub bytes: &'a [u8],
+    /// F32, F16 or BF16, little-endian.
+    pub element: DType,
+    /// Outermost first.
+    pub dims: &'a [usize],
+}
+
+impl SafetensorsWeights {
+    /// A tensor without a copy.
+    pub fn raw(&self, name: &str) -> Result<RawTensor<'_>, LoadError> {
         let missing = || LoadError::MissingTensor {
             name: name.to_owned(),
         };
         let shard = &self.shards[*self.routing.get(name).ok_or_else(missing)?];
         let info = shard.metadata.info(name).ok_or_else(missing)?;
-        let element_type = match info.dtype {
+        let element = match info.dtype {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
@@ -181,7 +191,18 @@ impl Weights for SafetensorsWeights {
                     format!("tensor '{name}' lies outside of the file"),
                 )
             })?;
-        let tensor = Tensor::from_raw_buffer(bytes, element_type, &info.shape, &Device::Cpu)
+        Ok(RawTensor {
+            bytes,
+            element,
+            dims: &info.shape,
+        })
+    }
+}
+
+impl Weights for SafetensorsWeights {
+    fn get(&self, name: &str) -> Result<Weight, LoadError> {
+        let raw = self.raw(name)?;
+        let tensor = Tensor::from_raw_buffer(raw.bytes, raw.element, raw.dims, &Device::Cpu)
             .map_err(|cause| LoadError::Tensor {
                 name: name.to_owned(),
                 message: cause.to_string(),

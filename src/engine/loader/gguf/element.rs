@@ -25,21 +25,36 @@ impl ElementType {
     pub const SUPPORTED: &'static str =
         "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K";
 
-    /// By the numbers of ggml's `ggml_type`.
+    /// The supported types by the numbers of ggml's `ggml_type`.
+    const NUMBERED: [(u32, ElementType); 11] = [
+        (0, ElementType::Dense(DType::F32)),
+        (1, ElementType::Dense(DType::F16)),
+        (30, ElementType::Dense(DType::BF16)),
+        (2, ElementType::Quantized(GgmlDType::Q4_0)),
+        (3, ElementType::Quantized(GgmlDType::Q4_1)),
+        (6, ElementType::Quantized(GgmlDType::Q5_0)),
+        (7, ElementType::Quantized(GgmlDType::Q5_1)),
+        (8, ElementType::Quantized(GgmlDType::Q8_0)),
+        (12, ElementType::Quantized(GgmlDType::Q4K)),
+        (13, ElementType::Quantized(GgmlDType::Q5K)),
+        (14, ElementType::Quantized(GgmlDType::Q6K)),
+    ];
+
     pub fn from_id(id: u32) -> Self {
-        match id {
-            0 => ElementType::Dense(DType::F32),
-            1 => ElementType::Dense(DType::F16),
-            30 => ElementType::Dense(DType::BF16),
-            2 => ElementType::Quantized(GgmlDType::Q4_0),
-            3 => ElementType::Quantized(GgmlDType::Q4_1),
-            6 => ElementType::Quantized(GgmlDType::Q5_0),
-            7 => ElementType::Quantized(GgmlDType::Q5_1),
-            8 => ElementType::Quantized(GgmlDType::Q8_0),
-            12 => ElementType::Quantized(GgmlDType::Q4K),
-            13 => ElementType::Quantized(GgmlDType::Q5K),
-            14 => ElementType::Quantized(GgmlDType::Q6K),
-            other => ElementType::Unsupported(other),
+        Self::NUMBERED
+            .iter()
+            .find(|(number, _)| *number == id)
+            .map_or(ElementType::Unsupported(id), |(_, element)| *element)
+    }
+
+    /// The number in a file. A type without one is never written, since it has no layout either.
+    pub fn id(self) -> u32 {
+        match self {
+            ElementType::Unsupported(id) => id,
+            known => Self::NUMBERED
+                .iter()
+                .find(|(_, element)| *element == known)
+                .map_or(u32::MAX, |(number, _)| *number),
         }
     }
 
@@ -63,7 +78,10 @@ impl fmt::Display for ElementType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unsupported = match self {
             ElementType::Dense(element) => return f.write_str(&element.as_str().to_uppercase()),
-            ElementType::Quantized(element) => return write!(f, "{element:?}"),
+            // Q4K is written Q4_K everywhere else.
+            ElementType::Quantized(element) => {
+                return f.write_str(&format!("{element:?}").replace('K', "_K"));
+            }
             ElementType::Unsupported(id) => *id,
         };
         let name = match unsupported {

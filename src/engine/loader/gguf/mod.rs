@@ -2,10 +2,13 @@
 
 mod config;
 mod element;
+mod metadata;
 mod pretokenizer;
 mod reader;
 mod tokenizer;
+mod tokenizer_writer;
 mod weights;
+mod writer;
 
 use std::path::Path;
 
@@ -13,8 +16,12 @@ use super::bytes::FileBytes;
 use super::config::ModelConfig;
 use super::error::LoadError;
 use super::{Parts, RecommendedSampling, Weights};
-use reader::GgufFile;
-use weights::GgufWeights;
+pub(crate) use element::ElementType;
+pub(crate) use metadata::{set_hyperparameters, set_sampling};
+pub(crate) use reader::GgufFile;
+pub(crate) use tokenizer_writer::{TokenizerFiles, set_tokenizer};
+pub(crate) use weights::{GgufWeights, gguf_name};
+pub(crate) use writer::{GgufHeader, MetadataValue, TensorHeader, pad};
 
 /// Maps and opens a GGUF file.
 pub(crate) fn load(path: &Path) -> Result<Parts, LoadError> {
@@ -23,9 +30,9 @@ pub(crate) fn load(path: &Path) -> Result<Parts, LoadError> {
     let (text, end_tokens) = tokenizer::read_text(&file)?;
     config.add_end_tokens(end_tokens);
     config.validate(file.file())?;
+    let sampling = RecommendedSampling::from_gguf(&file)?;
     let weights: Box<dyn Weights> = Box::new(GgufWeights::new(file, &config));
-    // The format has no place for recommended sampling.
-    Ok((config, weights, text, RecommendedSampling::default()))
+    Ok((config, weights, text, sampling))
 }
 
 /// The weights of a file that need not be a whole model.

@@ -32,6 +32,25 @@ const DEFAULT: [&str; 4] = [
 ];
 
 impl PreTokenizer {
+    pub const ALL: [PreTokenizer; 5] = [
+        PreTokenizer::Qwen2,
+        PreTokenizer::Llama3,
+        PreTokenizer::Gpt2,
+        PreTokenizer::SmolLm,
+        PreTokenizer::Default,
+    ];
+
+    /// The name in `tokenizer.ggml.pre`.
+    pub fn name(self) -> &'static str {
+        match self {
+            PreTokenizer::Qwen2 => "qwen2",
+            PreTokenizer::Llama3 => "llama-bpe",
+            PreTokenizer::Gpt2 => "gpt-2",
+            PreTokenizer::SmolLm => "smollm",
+            PreTokenizer::Default => "default",
+        }
+    }
+
     /// By the names that converters write; for messages about others, see [`PreTokenizer::SUPPORTED`].
     pub fn from_name(name: &str) -> Option<Self> {
         match name {

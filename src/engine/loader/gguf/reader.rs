@@ -4,8 +4,10 @@
 //! the file states; every count must be backed by bytes that exist.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::element::ElementType;
+use super::writer::MetadataValue;
 use crate::engine::loader::bytes::FileBytes;
 use crate::engine::loader::error::LoadError;
 
@@ -51,24 +53,19 @@ pub(crate) struct TensorEntry {
 pub(crate) struct GgufFile {
     file: String,
     bytes: FileBytes,
-    metadata: HashMap<String, Value>,
-    tensors: HashMap<String, TensorEntry>,
-    data_start: usize,
+    header: Header,
 }
 
 impl GgufFile {
     /// Reads the header and the directory, and checks that every tensor lies inside the file.
     pub fn parse(file: String, bytes: FileBytes) -> Result<Self, LoadError> {
-        let (metadata, tensors, data_start) =
-            read_header(&bytes).map_err(|damage| LoadError::corrupt(&file, damage.0))?;
+        let header = read_header(&bytes).map_err(|damage| LoadError::corrupt(&file, damage.0))?;
         let parsed = Self {
             file,
             bytes,
-            metadata,
-            tensors,
-            data_start,
+            header,
         };
-        for (name, entry) in &parsed.tensors {
+        for (name, entry) in &parsed.header.tensors {
             if entry.element.layout().is_some() {
                 parsed.tensor_bytes(name, entry)?;
             }
@@ -81,7 +78,27 @@ impl GgufFile {
     }
 
     pub fn tensor(&self, name: &str) -> Option<&TensorEntry> {
-        self.tensors.get(name)
+        self.header.tensors.get(name)
+    }
+
+    /// All tensors, in the order of their data.
+    pub fn tensors(&self) -> Vec<(&str, &TensorEntry)> {
+        let mut tensors: Vec<_> = self
+            .header
+            .tensors
+            .iter()
+            .map(|(name, entry)| (name.as_str(), entry))
+            .collect();
+        tensors.sort_by_key(|(name, entry)| (entry.offset, *name));
+        tensors
+    }
+
+    /// Every key with its value as it stands, in the order of the file.
+    pub fn copied_metadata(&self) -> impl Iterator<Item = (String, MetadataValue)> {
+        self.header.places.iter().filter_map(|place| {
+            let bytes = self.bytes.get(place.bytes.clone())?.to_vec();
+            Some((place.key.clone(), MetadataValue::Copied(place.kind, bytes)))
+        })
     }
 
     /// The bytes of a tensor, aligned to 8 when the file is mapped.
@@ -111,7 +128,7 @@ impl GgufFile {
             .ok_or_else(|| damaged(format!("has an impossible shape {:?}", entry.dims)))?;
         usize::try_from(entry.offset)
             .ok()
-            .and_then(|offset| self.data_start.checked_add(offset))
+            .and_then(|offset| self.header.data_start.checked_add(offset))
             .and_then(|start| Some(start..start.checked_add(length)?))
             .and_then(|range| self.bytes.get(range))
             .ok_or_else(|| {
@@ -125,7 +142,7 @@ impl GgufFile {
     }
 
     fn value(&self, key: &str) -> Option<&Value> {
-        self.metadata.get(key)
+        self.header.metadata.get(key)
     }
 
     pub fn error(&self, key: &str, message: impl Into<String>) -> LoadError {
@@ -138,12 +155,10 @@ impl GgufFile {
         expected: &str,
         convert: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Result<Option<T>, LoadError> {
-        let Some(value) = self.value(key) else {
-            return Ok(None);
-        };
-        convert(value)
-            .map(Some)
-            .ok_or_else(|| self.error(key, format!("must be {expected}")))
+        let wrong = || self.error(key, format!("must be {expected}"));
+        self.value(key)
+            .map(|value| convert(value).ok_or_else(wrong))
+            .transpose()
     }
 
     pub fn count(&self, key: &str) -> Result<Option<usize>, LoadError> {
@@ -236,7 +251,22 @@ impl GgufFile {
 #[derive(Debug)]
 struct Damage(String);
 
-type Header = (HashMap<String, Value>, HashMap<String, TensorEntry>, usize);
+/// What stands before the data.
+#[derive(Debug)]
+struct Header {
+    metadata: HashMap<String, Value>,
+    /// Where the values of the metadata are, in the order of the file.
+    places: Vec<MetadataPlace>,
+    tensors: HashMap<String, TensorEntry>,
+    data_start: usize,
+}
+
+#[derive(Debug)]
+struct MetadataPlace {
+    key: String,
+    kind: u32,
+    bytes: Range<usize>,
+}
 
 fn read_header(bytes: &[u8]) -> Result<Header, Damage> {
     let mut cursor = Cursor { bytes, position: 0 };
@@ -259,12 +289,19 @@ fn read_header(bytes: &[u8]) -> Result<Header, Damage> {
     let tensor_count = cursor.u64()?;
     let metadata_count = cursor.u64()?;
     let mut metadata = HashMap::new();
+    let mut places = Vec::new();
     for _ in 0..metadata_count {
         let key = cursor.name("metadata key")?;
         let kind = cursor.u32()?;
+        let start = cursor.position;
         let value = cursor
             .value(kind, 0)
             .map_err(|damage| Damage(format!("metadata '{key}': {}", damage.0)))?;
+        places.push(MetadataPlace {
+            key: key.clone(),
+            kind,
+            bytes: start..cursor.position,
+        });
         metadata.insert(key, value);
     }
     let alignment = alignment(&metadata)?;
@@ -281,7 +318,12 @@ fn read_header(bytes: &[u8]) -> Result<Header, Damage> {
         tensors.insert(name, entry);
     }
     let data_start = cursor.position.next_multiple_of(alignment);
-    Ok((metadata, tensors, data_start))
+    Ok(Header {
+        metadata,
+        places,
+        tensors,
+        data_start,
+    })
 }
 
 /// `general.alignment`: a multiple of 8, by the format.

@@ -17,15 +17,17 @@ use super::pretokenizer::PreTokenizer;
 use super::reader::GgufFile;
 use crate::engine::loader::TextAssets;
 use crate::engine::loader::error::LoadError;
-use crate::engine::loader::text::begins_with;
+use crate::engine::loader::text::{begins_with, parse_tokenizer};
 use crate::ids::TokenId;
 
-const MODEL: &str = "tokenizer.ggml.model";
-const PRE: &str = "tokenizer.ggml.pre";
-const TOKENS: &str = "tokenizer.ggml.tokens";
-const TOKEN_TYPES: &str = "tokenizer.ggml.token_type";
-const MERGES: &str = "tokenizer.ggml.merges";
-const SCORES: &str = "tokenizer.ggml.scores";
+pub(super) const MODEL: &str = "tokenizer.ggml.model";
+pub(super) const PRE: &str = "tokenizer.ggml.pre";
+pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
+pub(super) const TOKEN_TYPES: &str = "tokenizer.ggml.token_type";
+pub(super) const MERGES: &str = "tokenizer.ggml.merges";
+pub(super) const SCORES: &str = "tokenizer.ggml.scores";
+/// The whole of a `tokenizer.json`, which then counts instead of the keys above.
+pub(super) const HUGGING_FACE: &str = "tokenizer.huggingface.json";
 
 /// A vocabulary larger than this is an error of the file.
 const MAX_VOCABULARY: usize = 1 << 23;
@@ -35,7 +37,7 @@ const MAX_MERGED_PIECE: usize = 256;
 const SPACE_MARK: &str = "\u{2581}";
 
 /// Texts of tokens that end an answer wherever they are in a vocabulary; files often name only one of them.
-const END_TEXTS: [&str; 8] = [
+pub(super) const END_TEXTS: [&str; 8] = [
     "<|im_end|>",
     "<|endoftext|>",
     "<|eot_id|>",
@@ -48,8 +50,8 @@ const END_TEXTS: [&str; 8] = [
 
 /// What a vocabulary entry is for (`llama_token_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TokenType {
-    Normal,
+pub(super) enum TokenType {
+    Normal = 1,
     Unknown,
     Control,
     UserDefined,
@@ -58,6 +60,10 @@ enum TokenType {
 }
 
 impl TokenType {
+    pub fn number(self) -> i32 {
+        self as i32
+    }
+
     fn from_number(number: f64) -> Option<Self> {
         [
             TokenType::Normal,
@@ -68,8 +74,7 @@ impl TokenType {
             TokenType::Byte,
         ]
         .into_iter()
-        .zip(1u8..)
-        .find_map(|(kind, id)| (f64::from(id) == number).then_some(kind))
+        .find(|kind| f64::from(kind.number()) == number)
     }
 }
 
@@ -84,7 +89,10 @@ struct Vocabulary<'a> {
 pub(crate) fn read_text(file: &GgufFile) -> Result<(TextAssets, Vec<TokenId>), LoadError> {
     let vocabulary = Vocabulary::read(file)?;
     let bos = vocabulary.special("bos_token_id")?;
-    let tokenizer = vocabulary.tokenizer(bos)?;
+    let tokenizer = match file.text(HUGGING_FACE)? {
+        Some(json) => parse_tokenizer(file.file(), json.as_bytes())?,
+        None => vocabulary.tokenizer(bos)?,
+    };
     let text_of = |id: Option<u32>| id.map(|id| vocabulary.tokens[id as usize].clone());
     let bos_token = text_of(bos);
     let assets = TextAssets {
