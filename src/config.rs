@@ -17,6 +17,7 @@ use clap::{Args, FromArgMatches};
 pub use layers::{ConfigError, Loaded, load};
 pub use values::{ApiKey, Auto, ByteSize, NamedValue, Origin};
 
+use crate::engine::loader::quantize::Quantize;
 use crate::engine::{AttentionKind, DeviceChoice, KvDtype};
 use crate::telemetry::LogFormat;
 use values::{at_least_one, parse_block_size, parse_duration, parse_log_filter, parse_non_empty};
@@ -55,6 +56,33 @@ pub struct Config {
     /// Use only files that are already in the hub cache.
     #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_name = "BOOL", action = clap::ArgAction::Set, help_heading = "Model")]
     pub offline: bool,
+
+    /// Quantize models in safetensors when they are loaded: none, auto, q8_0, q6_k, q5_k, q4_k or q4_0.
+    ///
+    /// `auto`, on the CPU: q8_0 if the weights as they are would take more than half of the free memory. GGUF
+    /// files have their types already: they go with none and auto only.
+    #[arg(
+        long,
+        default_value = "none",
+        value_name = "TYPE",
+        help_heading = "Model"
+    )]
+    pub quantize: Quantize,
+
+    /// Folder that keeps quantized weights for the next start; `none` keeps nothing.
+    ///
+    /// Empty = trunkline/quantized in $XDG_CACHE_HOME or ~/.cache. Files there may be deleted at any time.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "FOLDER", help_heading = "Model", value_parser = values::parse_path)]
+    pub quantize_cache: PathBuf,
+
+    /// Most bytes in that folder; those not used for the longest time are removed first.
+    #[arg(
+        long,
+        default_value = "32GiB",
+        value_name = "SIZE",
+        help_heading = "Model"
+    )]
+    pub quantize_cache_size: ByteSize,
 
     /// Address to listen on. Set an API key before choosing another than the loopback.
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS", help_heading = "Server", value_parser = parse_non_empty)]

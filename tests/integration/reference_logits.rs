@@ -9,8 +9,10 @@ use std::sync::Arc;
 use candle_core::Device;
 use safetensors::SafeTensors;
 use trunkline::engine::loader::hub::Silent;
+use trunkline::engine::loader::quantize::{FileType, Quantize, QuantizeJob, write_gguf};
 use trunkline::engine::loader::{
-    HubOptions, LoadError, LoadedModel, ModelConfig, ModelSource, Weight, Weights, load, resolve,
+    HubOptions, LoadError, LoadedModel, ModelConfig, ModelSource, QuantizeOptions, Weight, Weights,
+    load_quantized, resolve,
 };
 use trunkline::engine::sampler::SamplingParameters;
 use trunkline::engine::step::{AdmittedSequence, RowInput, SequenceRows, StepPlan, StopRule};
@@ -33,10 +35,19 @@ fn reference_folder(name: &str) -> PathBuf {
 }
 
 fn load_model(path: &Path) -> LoadedModel {
+    load_with(path, Quantize::None)
+}
+
+/// Loads and quantizes as `--quantize` does.
+fn load_with(path: &Path, quantize: Quantize) -> LoadedModel {
     let source = ModelSource::parse(path.to_str().expect("a UTF-8 path")).expect("a model");
     let files =
         resolve(&source, &HubOptions::offline(PathBuf::new()), &Silent).expect("local files");
-    load(&files).expect("a valid model")
+    let options = QuantizeOptions {
+        quantize,
+        ..QuantizeOptions::default()
+    };
+    load_quantized(&files, &options).expect("a valid model")
 }
 
 /// What transformers computed.
@@ -255,6 +266,49 @@ fn gguf_q8_0() {
             config, weights, ..
         } = load_model(&folder.join("model-q8_0.gguf"));
         let reference = Reference::read(&folder, "_q8_0");
+        check_weights(
+            name,
+            &config,
+            weights.as_ref(),
+            &reference,
+            QUANTIZED_TOLERANCE,
+        );
+        check_weights(name, &config, &Dequantized(weights), &reference, TOLERANCE);
+    }
+}
+
+#[test]
+fn files_that_we_write() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for name in ["qwen3", "qwen2", "llama3"] {
+        let original = reference_folder(name);
+        for (file_type, suffix) in [(FileType::F32, ""), (FileType::Q8_0, "_q8_0")] {
+            let output = folder.path().join(format!("{name}-{file_type}.gguf"));
+            write_gguf(&QuantizeJob {
+                input: original.to_str().expect("a UTF-8 path").to_owned(),
+                output: output.clone(),
+                file_type,
+                force: false,
+                threads: 1,
+            })
+            .expect("a model that can be written");
+            let LoadedModel {
+                config, weights, ..
+            } = load_model(&output);
+            let reference = Reference::read(&original, suffix);
+            check_weights(name, &config, &Dequantized(weights), &reference, TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn weights_quantized_in_place() {
+    for name in ["qwen3", "qwen2", "llama3"] {
+        let folder = reference_folder(name);
+        let reference = Reference::read(&folder, "_q8_0");
+        let LoadedModel {
+            config, weights, ..
+        } = load_with(&folder, Quantize::Type(FileType::Q8_0));
         check_weights(
             name,
             &config,

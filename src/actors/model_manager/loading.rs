@@ -5,7 +5,10 @@ use std::sync::Arc;
 use super::catalogue::CatalogueEntry;
 use crate::actors::scheduler::{EngineFacts, EngineOutputs, SchedulerOptions, StepEngine};
 use crate::config::{Auto, Config};
-use crate::engine::loader::{self, HubOptions, LoadError, RecommendedSampling, TextAssets, hub};
+use crate::engine::loader::quantize::CacheOptions;
+use crate::engine::loader::{
+    self, HubOptions, LoadError, QuantizeOptions, RecommendedSampling, TextAssets, hub,
+};
 use crate::engine::step::StepPlan;
 use crate::engine::{
     EngineError, EngineHandle, EngineInfo, EngineOptions, EngineStopped, EngineThread, KvSize,
@@ -18,6 +21,7 @@ pub struct LoadOptions {
     pub engine: EngineOptions,
     pub scheduler: SchedulerOptions,
     pub hub: HubOptions,
+    pub quantize: QuantizeOptions,
 }
 
 impl LoadOptions {
@@ -50,8 +54,27 @@ impl LoadOptions {
                 ..SchedulerOptions::default()
             },
             hub,
+            quantize: QuantizeOptions {
+                quantize: config.quantize,
+                cache: quantize_cache(config),
+                threads: config.threads.set().unwrap_or(defaults.threads),
+                device: config.device,
+            },
         }
     }
+}
+
+/// Where quantized weights are kept, unless `quantize_cache` is `none` or there is no home folder.
+fn quantize_cache(config: &Config) -> Option<CacheOptions> {
+    let folder = match config.quantize_cache.to_str() {
+        Some("none") => return None,
+        Some("") => CacheOptions::default_folder()?,
+        _ => config.quantize_cache.clone(),
+    };
+    Some(CacheOptions {
+        folder,
+        limit: config.quantize_cache_size.0,
+    })
 }
 
 /// Why a model could not be loaded.
@@ -89,7 +112,7 @@ pub fn load(
     on_engine_death: impl Fn(EngineStopped) + Send + 'static,
 ) -> Result<StartedModel, ModelError> {
     let files = loader::resolve(&entry.source, &options.hub, &hub::Console::default())?;
-    let model = loader::load(&files)?;
+    let model = loader::load_quantized(&files, &options.quantize)?;
     // First, because a template that does not compile shows in an instant.
     let prompt = PromptFormat::new(prompt_assets(&model.text))?;
     let sampling = model.sampling;

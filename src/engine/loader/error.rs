@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::Architecture;
 use super::hub::HubError;
+use super::quantize::FileType;
 
 /// Why a model could not be resolved or loaded. Each message says which file or tensor, and why.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,12 @@ pub enum LoadError {
     Tokenizer { file: String, message: String },
     #[error("tensor '{name}' could not be read: {message}")]
     Tensor { name: String, message: String },
+    #[error(
+        "--quantize {file_type} is for models in safetensors; {} is a GGUF file, whose types are fixed: leave \
+         it out (or set it to none or auto), or write another file with 'trunkline quantize'",
+        path.display()
+    )]
+    QuantizeGguf { path: PathBuf, file_type: FileType },
     #[error(transparent)]
     Hub(#[from] HubError),
 }

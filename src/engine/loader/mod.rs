@@ -13,6 +13,7 @@ mod generation;
 mod gguf;
 pub mod hub;
 mod json;
+pub mod quantize;
 mod safetensors;
 mod source;
 mod text;
@@ -32,6 +33,7 @@ pub use error::LoadError;
 pub use files::{FileLocation, ModelFiles};
 pub use generation::RecommendedSampling;
 pub use hub::{HubError, HubOptions};
+pub use quantize::QuantizeOptions;
 pub use source::EMBEDDED_NAME;
 pub use text::TextAssets;
 
@@ -150,17 +152,39 @@ pub fn resolve(
 /// # Errors
 /// Which file, field or tensor is wrong, and how.
 pub fn load(files: &ModelFiles) -> Result<LoadedModel, LoadError> {
-    let (config, weights, text, sampling) = match &files.location {
-        FileLocation::Embedded(model) => load_folder(Folder::Embedded(model))?,
-        FileLocation::Directory(path) => load_folder(Folder::Disk(path))?,
-        FileLocation::Gguf(path) => gguf::load(path)?,
+    load_quantized(files, &QuantizeOptions::default())
+}
+
+/// [`load`] with the weights quantized as `options` ask for it.
+///
+/// # Errors
+/// As [`load`]; a GGUF file that is to be quantized; a tensor that cannot be.
+pub fn load_quantized(
+    files: &ModelFiles,
+    options: &QuantizeOptions,
+) -> Result<LoadedModel, LoadError> {
+    let folder = match &files.location {
+        FileLocation::Embedded(model) => Folder::Embedded(model),
+        FileLocation::Directory(path) => Folder::Disk(path),
+        FileLocation::Gguf(path) => {
+            quantize::refuse_gguf(path, options)?;
+            let (config, weights, text, sampling) = gguf::load(path)?;
+            return Ok(LoadedModel {
+                id: files.id.clone(),
+                config,
+                weights,
+                text,
+                sampling,
+            });
+        }
     };
+    let model = open_folder(folder)?;
     Ok(LoadedModel {
         id: files.id.clone(),
-        config,
-        weights,
-        text,
-        sampling,
+        weights: quantize::weights(&files.id, &model.config, model.weights, options)?,
+        config: model.config,
+        text: model.text,
+        sampling: model.sampling,
     })
 }
 
@@ -171,7 +195,15 @@ type Parts = (
     RecommendedSampling,
 );
 
-fn load_folder(folder: Folder<'_>) -> Result<Parts, LoadError> {
+/// A model from a folder as Hugging Face transformers writes it.
+struct FolderModel {
+    config: ModelConfig,
+    weights: SafetensorsWeights,
+    text: TextAssets,
+    sampling: RecommendedSampling,
+}
+
+fn open_folder(folder: Folder<'_>) -> Result<FolderModel, LoadError> {
     const CONFIG: &str = "config.json";
     const GENERATION_CONFIG: &str = "generation_config.json";
     let bytes = folder.read_required(CONFIG, SMALL_FILE, "it holds the model's hyperparameters")?;
@@ -186,6 +218,10 @@ fn load_folder(folder: Folder<'_>) -> Result<Parts, LoadError> {
     let text = TextAssets::read(folder)?;
     config.add_end_tokens(text.end_token());
     config.validate("tokenizer_config.json")?;
-    let weights = SafetensorsWeights::open(folder)?;
-    Ok((config, Box::new(weights), text, sampling))
+    Ok(FolderModel {
+        config,
+        weights: SafetensorsWeights::open(folder)?,
+        text,
+        sampling,
+    })
 }

@@ -6,8 +6,10 @@ mod tokenizers;
 
 use std::path::PathBuf;
 
+use candle_core::{DType, Device};
+
 use super::hub::Silent;
-use super::{HubOptions, LoadError, LoadedModel, ModelSource, load, resolve};
+use super::{HubOptions, LoadError, LoadedModel, ModelSource, Weight, load, resolve};
 
 pub(super) const CHECKPOINTS: [&str; 3] = ["qwen3", "qwen2", "llama3"];
 
@@ -29,6 +31,18 @@ pub(super) fn load_path(path: &std::path::Path) -> Result<LoadedModel, LoadError
 /// [`load_path`] on a fixture that must load.
 pub(super) fn load_fixture(path: &str) -> LoadedModel {
     load_path(&fixture(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// A weight's numbers.
+pub(super) fn values(weight: &Weight) -> Vec<f32> {
+    let tensor = match weight {
+        Weight::Dense(tensor) => tensor.clone(),
+        Weight::Quantized(tensor) => tensor.dequantize(&Device::Cpu).expect("known blocks"),
+    };
+    let flat = tensor
+        .flatten_all()
+        .and_then(|tensor| tensor.to_dtype(DType::F32));
+    flat.and_then(|tensor| tensor.to_vec1()).expect("numbers")
 }
 
 #[test]

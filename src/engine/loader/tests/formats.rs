@@ -1,23 +1,12 @@
 //! Safetensors and GGUF give the same model.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
-use super::{CHECKPOINTS, fixture, load_fixture, load_path};
+use super::{CHECKPOINTS, fixture, load_fixture, load_path, values};
 use crate::engine::loader::config::{Architecture, ModelConfig};
 use crate::engine::loader::gguf::open_weights;
 use crate::engine::loader::{LoadError, LoadedModel, Weight, Weights};
 use crate::ids::TokenId;
-
-fn values(weight: &Weight) -> Vec<f32> {
-    let tensor = match weight {
-        Weight::Dense(tensor) => tensor.clone(),
-        Weight::Quantized(tensor) => tensor.dequantize(&Device::Cpu).expect("known blocks"),
-    };
-    let flat = tensor
-        .flatten_all()
-        .and_then(|tensor| tensor.to_dtype(DType::F32));
-    flat.and_then(|tensor| tensor.to_vec1()).expect("numbers")
-}
 
 /// Every tensor that the engine will ask for, and its shape.
 fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
