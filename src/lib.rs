@@ -5,6 +5,7 @@
 //! Only [`engine`] and [`kernels`] know tensors; only [`http`] knows the wire.
 
 pub mod actors;
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod http;

@@ -235,3 +235,49 @@ fn the_log_holds_no_prompt_completion_or_key_unless_asked_to() {
         "{log}"
     );
 }
+
+#[test]
+fn a_quantized_model_answers_alike_in_place_from_the_cache_and_from_a_file() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (cache, file) = (path("cache"), path("demo-q8_0.gguf"));
+    let output = run(&["quantize", "demo", &file, "--type", "q8_0"]);
+    assert!(output.status.success(), "{}", error_of(&output));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        printed.contains(&file) && printed.contains("Q8_0"),
+        "{printed}"
+    );
+
+    let question = json!({"messages": [{"role": "user", "content": "Repeat after me: zebra"}]});
+    let answer_of = |flags: &[&str]| {
+        let process = Process::start(flags);
+        let answer = process.chat(&question);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let content = answer.json()["choices"][0]["message"]["content"].clone();
+        process.signal("TERM");
+        (content, process.end().1)
+    };
+    let in_place = ["--quantize", "q8_0", "--quantize-cache", &cache];
+    let (first, log) = answer_of(&in_place);
+    assert!(
+        first.as_str().is_some_and(|text| text.contains("zebra")),
+        "{first}"
+    );
+    assert!(log.contains("into the cache"), "{log}");
+    let (second, log) = answer_of(&in_place);
+    assert!(log.contains("from the cache"), "{log}");
+    let (third, _) = answer_of(&["--model", &file]);
+    assert_eq!((&first, &first), (&second, &third));
+
+    let output = run(&["--model", &file, "--quantize", "q4_k", "--log-level", "off"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        error_of(&output).contains("trunkline quantize"),
+        "{}",
+        error_of(&output)
+    );
+    let output = run(&["--quantize", "q3_k"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(error_of(&output).contains("q4_k"), "{}", error_of(&output));
+}
