@@ -1,4 +1,4 @@
-//! The command line: reads the configuration, starts the server, and stops it on a signal.
+//! The process: does what the command line asks; a server is stopped by a signal.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
 use trunkline::actors::model_manager::LoadedFacts;
-use trunkline::config::{self, ConfigError, Loaded};
+use trunkline::bench;
+use trunkline::cli::{self, Invocation};
+use trunkline::config::{ConfigError, Loaded};
 use trunkline::server::{self, RunningServer, StartError, Stopper};
-use trunkline::telemetry;
+use trunkline::telemetry::{self, LogFormat};
 
 /// Exit code for a wrong command line or configuration.
 const USAGE: u8 = 2;
@@ -16,12 +18,16 @@ const USAGE: u8 = 2;
 const INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
-    let loaded = match config::load(std::env::args_os(), std::env::vars_os()) {
-        Ok(loaded) => loaded,
+    match cli::read(std::env::args_os(), std::env::vars_os()) {
+        Ok(Invocation::Serve(loaded)) => serve_until_stopped(*loaded),
+        Ok(Invocation::Bench(arguments)) => measure(&arguments),
         // Also --help and --version: clap knows which go to stdout and end well.
         Err(ConfigError::Usage(usage)) => usage.exit(),
-        Err(error) => return fail(&error, USAGE),
-    };
+        Err(error) => fail(&error, USAGE),
+    }
+}
+
+fn serve_until_stopped(loaded: Loaded) -> ExitCode {
     if let Err(error) = telemetry::init_logging(&loaded.config.log_level, loaded.config.log_format)
     {
         return fail(&error, USAGE);
@@ -29,6 +35,17 @@ fn main() -> ExitCode {
     tell_about(&loaded);
     match serve(loaded) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn measure(arguments: &bench::Arguments) -> ExitCode {
+    if let Err(error) = telemetry::init_logging("warn", LogFormat::Text) {
+        return fail(&error, USAGE);
+    }
+    match bench::run(arguments) {
+        Ok(bench::Verdict::Clean) => ExitCode::SUCCESS,
+        Ok(bench::Verdict::RequestsFailed) => ExitCode::FAILURE,
         Err(error) => fail(&error, 1),
     }
 }

@@ -76,7 +76,7 @@ impl fmt::Display for Layer {
     }
 }
 
-/// The whole command line: [`Config`] and the file to read.
+/// The server's command line: [`Config`] and the file to read. `cli` adds the other commands.
 pub fn command() -> Command {
     let command = Command::new("trunkline")
         .version(env!("CARGO_PKG_VERSION"))
@@ -122,8 +122,18 @@ pub fn load(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Loaded, ConfigError> {
+    load_matches(&command().try_get_matches_from(arguments)?, environment)
+}
+
+/// [`load`] for a command line that has been parsed, by [`command`] or one that was made of it.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn load_matches(
+    flags: &ArgMatches,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Loaded, ConfigError> {
     let keys = Keys::new();
-    let flags = command().try_get_matches_from(arguments)?;
     let (environment, file_from_environment) = read_environment(&keys, environment)?;
 
     let file = flags
@@ -136,7 +146,7 @@ pub fn load(
         None => Settings::new(),
     };
 
-    let config = merge(&keys, &flags, environment, from_file)?;
+    let config = merge(&keys, flags, environment, from_file)?;
     let mut loaded = Loaded {
         config,
         file,
