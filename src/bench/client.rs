@@ -297,7 +297,11 @@ impl Client {
             let now = Instant::now();
             let data = match event {
                 Some(Event::Data(data)) => data,
-                Some(Event::Done) => break,
+                Some(Event::Done) => {
+                    // To the end of the body, as a client that stays does; what it says there is over.
+                    while let Ok(Some(_)) = events.next() {}
+                    break;
+                }
                 // Some servers leave [DONE] out; without a finish reason the stream was cut.
                 None if finished => break,
                 None => return Err(RequestError::Cut("it ended without [DONE]".to_owned())),

@@ -62,7 +62,7 @@ impl Target {
                 ));
             }
             (None, Ok(models)) => client.with_model(models[0].clone()),
-            (None, Err(error)) => return Err(failed(&client, error.to_string())),
+            (None, Err(error)) => return Err(failed(&client, explain(error, &client, Err(error)))),
         };
         let mut prompts = Prompts::for_probe(seed, side);
         let extensions = find_extensions(&client, &mut prompts)

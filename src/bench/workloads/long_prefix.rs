@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Round, RoundError, Workload, prompt_tokens, sizes_json};
+use super::{Round, RoundError, Workload, sizes_json, unique_tokens};
 use crate::bench::arguments::{Sizes, WorkloadName};
 use crate::bench::client::Message;
 use crate::bench::crowd::together;
@@ -72,7 +72,9 @@ impl Workload for LongPrefix {
         let first = conversation();
         let questions: Vec<_> = (0..self.agents).map(|_| conversation()).collect();
         let (started, results) = together(1, |_| target.client.ask(&first, 1))?;
-        let unique = results.first().and_then(prompt_tokens);
+        let unique = results
+            .first()
+            .and_then(|first| unique_tokens(target, first));
         let cold = Round::of(started, results, unique);
         let (started, results) = together(self.agents, |agent| {
             target.client.ask(&questions[agent], self.output_tokens)

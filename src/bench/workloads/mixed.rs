@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Round, RoundError, Workload, sizes_json};
+use super::{Round, RoundError, Workload, sizes_json, unique_tokens};
 use crate::bench::arguments::{Sizes, WorkloadName};
 use crate::bench::client::Message;
 use crate::bench::crowd::together;
@@ -107,7 +107,10 @@ impl Workload for Mixed {
             std::thread::sleep((began + arrival.after).saturating_duration_since(Instant::now()));
             target.client.ask(&arrival.messages, arrival.output_tokens)
         })?;
-        let unique: Option<u64> = results.iter().map(super::prompt_tokens).sum();
+        let unique: Option<u64> = results
+            .iter()
+            .map(|answer| unique_tokens(target, answer))
+            .sum();
         Ok(Round::of(began, results, unique))
     }
 }

@@ -218,9 +218,11 @@ fn gaps(answer: &Answer) -> impl Iterator<Item = Gap> + '_ {
     })
 }
 
-/// Prompt tokens of an answer, if the server counts them.
-fn prompt_tokens(answer: &Result<Answer, RequestError>) -> Option<u64> {
-    Some(answer.as_ref().ok()?.usage?.prompt_tokens)
+/// Tokens of an answer's prompt that no other prompt begins with, if the server counts them: all but what the
+/// chat template puts around.
+fn unique_tokens(target: &Target, answer: &Result<Answer, RequestError>) -> Option<u64> {
+    let tokens = answer.as_ref().ok()?.usage?.prompt_tokens;
+    Some(tokens.saturating_sub(target.scale.template.ceil() as u64))
 }
 
 /// Runs a round, and adds what the server's own metrics say about it, if it has Trunkline's.

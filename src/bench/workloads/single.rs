@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Round, RoundError, Workload, prompt_tokens, sizes_json};
+use super::{Round, RoundError, Workload, sizes_json, unique_tokens};
 use crate::bench::arguments::{Sizes, WorkloadName};
 use crate::bench::client::Message;
 use crate::bench::crowd::together;
@@ -46,7 +46,9 @@ impl Workload for Single {
         let text = prompts.text(target.scale.words_for(self.prompt_tokens));
         let messages = [Message::user(text)];
         let (started, results) = together(1, |_| target.client.ask(&messages, self.output_tokens))?;
-        let unique = results.first().and_then(prompt_tokens);
+        let unique = results
+            .first()
+            .and_then(|first| unique_tokens(target, first));
         Ok(Round::of(started, results, unique))
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Round, RoundError, Workload, sizes_json};
+use super::{Round, RoundError, Workload, sizes_json, unique_tokens};
 use crate::bench::arguments::{Sizes, WorkloadName};
 use crate::bench::client::Message;
 use crate::bench::crowd::together;
@@ -36,7 +36,10 @@ impl Streams {
             let messages = [Message::user(texts[agent].clone())];
             target.client.ask(&messages, self.output_tokens)
         })?;
-        let unique: Option<u64> = results.iter().map(super::prompt_tokens).sum();
+        let unique: Option<u64> = results
+            .iter()
+            .map(|answer| unique_tokens(target, answer))
+            .sum();
         Ok(Round::of(started, results, unique))
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Round, RoundError, Workload, prompt_tokens, sizes_json};
+use super::{Round, RoundError, Workload, sizes_json, unique_tokens};
 use crate::bench::arguments::{Sizes, WorkloadName};
 use crate::bench::client::{Answer, Client, Message, RequestError};
 use crate::bench::crowd::together;
@@ -91,7 +91,7 @@ impl Workload for Swarm {
         // The first turn of one agent at least; its length is the first answer's.
         let unique = conversations
             .first()
-            .and_then(|turns| prompt_tokens(turns.first()?));
+            .and_then(|turns| unique_tokens(target, turns.first()?));
         let results = conversations.into_iter().flatten().collect();
         Ok(Round::of(started, results, unique))
     }
