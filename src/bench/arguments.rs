@@ -148,13 +148,14 @@ impl Arguments {
 const LONG_ABOUT: &str = "\
 Measure a server, this one or any other that is OpenAI-compatible.
 
-Prompts are random English words, new ones in each round, so that a prefix cache helps only where the workload
-means it to. Requests are streamed, greedy and ask for exactly as many tokens as the workload says
-(`ignore_eos`, where the server knows it). Token counts are those that the server reports (`stream_options`).
+Prompts are random English words, new ones in each round, so that a prefix cache helps only
+where the workload means it to. Requests are streamed and greedy, and ask for exactly as many
+tokens as the workload says (`ignore_eos`, where the server knows it). Token counts are those
+that the server reports (`stream_options`).
 
   TTFT   from sending the request to the first token
   ITL    between one piece of text and the next, as the client sees them
-  TPOT   time for each token after the first: (end - first token) / (tokens - 1), one value a request
+  TPOT   time for each token after the first, one value a request
   E2E    from sending the request to the end of the answer";
 
 const EXAMPLES: &str = "\
