@@ -398,16 +398,17 @@ fn base_url(text: &str) -> Result<String, BenchError> {
         url: text.to_owned(),
         reason: reason.to_owned(),
     };
-    let text = text.trim().trim_end_matches('/');
-    let text = text
+    let text = text.trim();
+    let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+    if !["http", "https"].contains(&scheme) {
+        return Err(bad(&format!("{scheme} is not http or https")));
+    }
+    let rest = rest.trim_end_matches('/');
+    let rest = rest
         .strip_suffix("/v1")
-        .unwrap_or(text)
+        .unwrap_or(rest)
         .trim_end_matches('/');
-    let url = match text.split_once("://") {
-        Some(("http" | "https", _)) => text.to_owned(),
-        Some((scheme, _)) => return Err(bad(&format!("{scheme} is not http or https"))),
-        None => format!("http://{text}"),
-    };
+    let url = format!("{scheme}://{rest}");
     match url.parse::<ureq::http::Uri>() {
         Ok(uri) if uri.host().is_some_and(|host| !host.is_empty()) => Ok(url),
         Ok(_) => Err(bad("it has no host")),
