@@ -114,7 +114,7 @@ impl EngineReport {
         let weights = case.steps().len() as u64 * self.work.weight_bytes();
         let kv = self
             .work
-            .kv_bytes(case.positions_read(), self.info.kv_dtype.size());
+            .kv_bytes(case.positions_read(), self.info.kv_dtype);
         (weights + kv) as f64 / round.bandwidth
     }
 
@@ -183,8 +183,7 @@ impl EngineReport {
         // In the mean, half of what an agent has of its own at the end is there.
         let context = SWARM_SYSTEM_TOKENS + own / 2;
         let positions = SWARM_SYSTEM_TOKENS + SWARM_AGENTS * own / 2;
-        let bytes =
-            self.work.weight_bytes() + self.work.kv_bytes(positions, self.info.kv_dtype.size());
+        let bytes = self.work.weight_bytes() + self.work.kv_bytes(positions, self.info.kv_dtype);
         let compute = self.work.flops(&[Rows::decode(context); SWARM_AGENTS]) / peak;
         SwarmIdeal {
             prefill_seconds: prefill / peak,

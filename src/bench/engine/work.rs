@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use candle_core::DType;
 
-use crate::engine::EngineError;
 use crate::engine::layers::{Decoder, DecoderDescription, WeightBackend};
 use crate::engine::loader::{Weight, Weights};
+use crate::engine::{EngineError, KvDtype};
 
 /// Numbers and bytes of projections, by weight format.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -138,8 +138,8 @@ pub struct ModelWork {
     /// Multiply-adds of one query row with one key, and with one value, in one layer: query heads times
     /// head dimension.
     query_width: u64,
-    /// Numbers of keys and values of one position in one layer.
-    kv_numbers: u64,
+    kv_heads: usize,
+    head_dim: usize,
     /// All projections of the layers, and of the head.
     pub projections: Projections,
     /// The projections of the layers alone, which most rows pass.
@@ -172,7 +172,8 @@ impl ModelWork {
             rest: d.query_width() as u64 * hidden + 3 * hidden * intermediate,
             head: decoder.head.numbers(),
             query_width: d.query_width() as u64,
-            kv_numbers: 2 * d.kv_width() as u64,
+            kv_heads: d.kv_heads,
+            head_dim: d.head_dim,
             projections,
             layer_projections,
         })
@@ -183,9 +184,10 @@ impl ModelWork {
         self.projections.bytes()
     }
 
-    /// Bytes of keys and values of so many positions, in all layers, at `size` bytes a number.
-    pub fn kv_bytes(&self, positions: usize, size: usize) -> u64 {
-        positions as u64 * self.layers * self.kv_numbers * size as u64
+    /// Bytes of keys and values of so many positions, in all layers.
+    pub fn kv_bytes(&self, positions: usize, kind: KvDtype) -> u64 {
+        let row = kind.row_bytes(self.kv_heads, self.head_dim);
+        self.layers * (positions * 2 * row) as u64
     }
 
     /// Floating-point operations that a pass cannot do without: two for each multiply-add of projections
