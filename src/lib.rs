@@ -2,9 +2,11 @@
 //!
 //! The modules follow the way of a request: [`http`] parses it, [`prompt`] turns its messages into
 //! tokens, [`actors`] schedule it and stream its answer, [`engine`] computes it with [`kernels`].
+//! [`cli`] reads the command line, and [`bench`] measures servers and the engine.
 //! Only [`engine`] and [`kernels`] know tensors; only [`http`] knows the wire.
 
 pub mod actors;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod engine;

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
 use trunkline::actors::model_manager::LoadedFacts;
+use trunkline::bench;
 use trunkline::cli::{self, Invocation};
 use trunkline::config::{ConfigError, Loaded};
 use trunkline::server::{self, RunningServer, StartError, Stopper};
-use trunkline::telemetry;
+use trunkline::telemetry::{self, LogFormat};
 
 /// Exit code for a wrong command line or configuration.
 const USAGE: u8 = 2;
@@ -19,6 +20,7 @@ const INTERRUPTED: i32 = 130;
 fn main() -> ExitCode {
     match cli::read(std::env::args_os(), std::env::vars_os()) {
         Ok(Invocation::Serve(loaded)) => serve_until_stopped(*loaded),
+        Ok(Invocation::Bench(arguments)) => measure(&arguments),
         Ok(Invocation::Quantize(arguments)) => write_quantized(&arguments),
         // Also --help and --version: clap knows which go to stdout and end well.
         Err(ConfigError::Usage(usage)) => usage.exit(),
@@ -34,6 +36,17 @@ fn serve_until_stopped(loaded: Loaded) -> ExitCode {
     tell_about(&loaded);
     match serve(loaded) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn measure(arguments: &bench::Arguments) -> ExitCode {
+    if let Err(error) = telemetry::init_logging("warn", LogFormat::Text) {
+        return fail(&error, USAGE);
+    }
+    match bench::run(arguments) {
+        Ok(bench::Verdict::Clean) => ExitCode::SUCCESS,
+        Ok(bench::Verdict::RequestsFailed) => ExitCode::FAILURE,
         Err(error) => fail(&error, 1),
     }
 }

@@ -1,6 +1,7 @@
 //! Everything that runs more than one layer, in one test binary.
 
 mod bad_input;
+mod bench;
 mod disconnect;
 mod lifecycle;
 mod load;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{EventStream, Response, exchange, open_request, wait_until};
 
 /// The binary, away from the caller's own settings and files.
-fn trunkline(arguments: &[&str]) -> Command {
+pub fn trunkline(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TRUNKLINE_") {

@@ -7,7 +7,7 @@ mod block_pool;
 mod ledger;
 #[cfg(test)]
 mod model_test;
-mod radix_tree;
+pub mod radix_tree;
 
 use std::sync::Arc;
 

@@ -49,7 +49,8 @@ impl CpuLinear {
     }
 }
 
-fn pack(weight: Weight) -> Result<PackedMatrix, EngineError> {
+/// A weight as the kernels want it: what every projection of the engine is made of.
+pub(crate) fn pack(weight: Weight) -> Result<PackedMatrix, EngineError> {
     let tensor = match weight {
         Weight::Quantized(tensor) => return Ok(PackedMatrix::from_quantized(&tensor)?),
         Weight::Dense(tensor) => tensor,

@@ -101,7 +101,7 @@ pub(super) struct TileWeights<'a> {
 
 /// Whether a matrix with so many inputs can go through tiles.
 pub(super) fn fits(in_features: usize) -> bool {
-    in_features % STEP == 0
+    in_features.is_multiple_of(STEP)
 }
 
 thread_local! {
