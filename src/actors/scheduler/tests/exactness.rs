@@ -22,20 +22,20 @@ use crate::engine::loader::{self, Architecture, HubOptions, ModelSource, TextAss
 use crate::engine::sampler::SamplingParameters;
 use crate::engine::step::{RowInput, StepOutput, StepPlan};
 use crate::engine::tests::model::{self, Format, Random};
-use crate::engine::{AttentionKind, Engine, KvDtype, KvSize};
+use crate::engine::{AttentionKind, Engine, EngineOptions, KvDtype, KvSize};
 use crate::ids::{SequenceId, TokenId};
 use crate::prompt::{PromptAssets, PromptFormat};
 use crate::telemetry::Metrics;
 
 /// Without optimization, a few are enough to see that the test itself works.
 const REQUESTS: usize = if cfg!(debug_assertions) { 24 } else { 200 };
-const BLOCK_SIZE: usize = 16;
+const BLOCK_SIZE: usize = 8;
 /// Room for everything at once.
-const ROOMY: usize = 1000;
+const ROOMY: usize = 3000;
 /// Room for a handful of sequences.
-const TINY: usize = 30;
+const TINY: usize = 24;
 /// Tokens of a prompt at most, so that each fits into the tiny pool.
-const LONGEST: usize = 150;
+const LONGEST: usize = 120;
 
 /// What is asked, and what came of it alone.
 struct Solo {
@@ -294,7 +294,7 @@ fn solos(
             }
             _ => prompts[random.below(prompts.len())].clone(),
         };
-        let own = [1, 15, 16, 17, 40, 70][random.below(6)];
+        let own = [1, 7, 8, 9, 30, 60][random.below(6)];
         prompt.extend(piece(random, own));
         prompt.truncate(LONGEST);
         prompts.push(prompt);
@@ -308,7 +308,7 @@ fn solos(
             seed: index as u64,
             ..SamplingParameters::default()
         },
-        max_new_tokens: [1, 3, 8, 20][random.below(4)],
+        max_new_tokens: [1, 3, 8, 60][random.below(4)],
         ignore_eos: index % 4 > 0,
         logits: Vec::new(),
         tokens: Vec::new(),
@@ -332,11 +332,18 @@ fn check(engine: &mut Engine, solos: &mut [Solo], format: Option<&PromptFormat>)
     );
 }
 
+fn options(attention: AttentionKind) -> EngineOptions {
+    EngineOptions {
+        kv_size: KvSize::Blocks(ROOMY),
+        block_size: BLOCK_SIZE,
+        ..model::options(attention, KvDtype::F16)
+    }
+}
+
 fn check_random(architecture: Architecture, format: Format, attention: AttentionKind) {
     let config = model::config(architecture);
     let weights = model::weights(&config, format);
-    let options = model::options(attention, KvDtype::F16);
-    let mut engine = Engine::new(&config, &weights, &options).expect("an engine");
+    let mut engine = Engine::new(&config, &weights, &options(attention)).expect("an engine");
     let mut random = Random::new(5);
     let mut solos = solos(&mut random, |random, count| random.tokens(count));
     check(&mut engine, &mut solos, None);
@@ -355,11 +362,9 @@ fn check_demo(attention: AttentionKind) {
         add_bos: None,
     });
     let format = format.expect("no template, so nothing can be wrong");
-    let mut options = model::options(attention, KvDtype::F16);
-    options.kv_size = KvSize::Blocks(ROOMY);
-    options.block_size = BLOCK_SIZE;
     let weights = model.weights.as_ref();
-    let mut engine = Engine::new(&model.config, weights, &options).expect("an engine");
+    let engine = Engine::new(&model.config, weights, &options(attention));
+    let mut engine = engine.expect("an engine");
     let mut random = Random::new(5);
     let mut solos = solos(&mut random, |random, count| words(&format, random, count));
     check(&mut engine, &mut solos, Some(&format));
