@@ -20,7 +20,9 @@ pub use values::{ApiKey, Auto, ByteSize, NamedValue, Origin};
 use crate::engine::loader::quantize::Quantize;
 use crate::engine::{AttentionKind, DeviceChoice, KvDtype};
 use crate::telemetry::LogFormat;
-use values::{at_least_one, parse_block_size, parse_duration, parse_log_filter, parse_non_empty};
+use values::{
+    at_least_one, parse_block_size, parse_duration, parse_factor, parse_log_filter, parse_non_empty,
+};
 
 /// Everything a server can be told. [`Config::default`] is what an empty command line gives.
 #[derive(Debug, Clone, PartialEq, Args)]
@@ -130,6 +132,26 @@ pub struct Config {
     #[arg(long, default_value = "10m", value_name = "DURATION", help_heading = "Server", value_parser = parse_duration)]
     pub request_timeout: Duration,
 
+    /// Threads that parse requests and write answers.
+    #[arg(long, default_value = "2", value_name = "N", help_heading = "Server", value_parser = at_least_one)]
+    pub http_workers: usize,
+
+    /// How long a client may take to send the head of its first request.
+    #[arg(long, default_value = "10s", value_name = "DURATION", help_heading = "Server", value_parser = parse_duration)]
+    pub head_timeout: Duration,
+
+    /// How long a client may take to send a request's body.
+    #[arg(long, default_value = "60s", value_name = "DURATION", help_heading = "Server", value_parser = parse_duration)]
+    pub body_timeout: Duration,
+
+    /// How long an idle connection stays open. 0 = closed after each answer.
+    #[arg(long, default_value = "75s", value_name = "DURATION", help_heading = "Server", value_parser = parse_duration)]
+    pub keep_alive: Duration,
+
+    /// How long a client may take no bytes of its answer before its connection is closed.
+    #[arg(long, default_value = "5m", value_name = "DURATION", help_heading = "Server", value_parser = parse_duration)]
+    pub write_timeout: Duration,
+
     /// At shutdown, how long running requests may take to finish before they are cut.
     #[arg(long, default_value = "30s", value_name = "DURATION", help_heading = "Server", value_parser = parse_duration)]
     pub drain_timeout: Duration,
@@ -153,6 +175,12 @@ pub struct Config {
     /// Tokens computed in one step: running requests first, prompt chunks in what is left.
     #[arg(long, default_value = "512", value_name = "TOKENS", help_heading = "Scheduling", value_parser = at_least_one)]
     pub max_batch_tokens: usize,
+
+    /// How many times longer a token of a running request may take while prompts are computed beside it.
+    ///
+    /// The chunks of prompts are cut to fit, to no less than 32 tokens.
+    #[arg(long, default_value = "2", value_name = "FACTOR", help_heading = "Scheduling", value_parser = parse_factor)]
+    pub prefill_slowdown: f64,
 
     /// Longest prompt and completion together. `auto` = what the model was made for.
     #[arg(long, default_value = "auto", value_name = "TOKENS", help_heading = "Scheduling", value_parser = Auto::parse_with(at_least_one))]

@@ -279,11 +279,15 @@ fn http_options(config: &Config) -> HttpOptions {
             .collect(),
         body_limit: config.body_limit.as_usize(),
         connection_limit: config.connection_limit,
+        workers: config.http_workers,
         request_timeout: config.request_timeout,
+        head_timeout: config.head_timeout,
+        body_timeout: config.body_timeout,
+        keep_alive: config.keep_alive,
+        write_timeout: config.write_timeout,
         progress_interval: config.progress_interval,
         usage_on_final_chunk: config.usage_on_final_chunk,
         log_content: config.log_content,
-        ..HttpOptions::default()
     }
 }
 

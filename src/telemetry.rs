@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
@@ -62,6 +62,9 @@ pub struct Metrics {
 
     /// One forward pass with sampling, as the engine measured it.
     pub step_duration_seconds: Histogram,
+    /// Time in which the engine had no plan although a sequence of its last one went on: what scheduler,
+    /// messages and a busy machine cost between steps.
+    pub engine_wait_seconds: Counter,
     /// Sequences in a step's batch.
     pub step_rows: Histogram,
     /// Token rows (prefill and decode) in a step's batch.
@@ -259,6 +262,13 @@ impl Metrics {
                 "step_duration_seconds",
                 "One forward pass over the batch, with sampling.",
                 STEP_BUCKETS,
+            ),
+            engine_wait_seconds: register(
+                r,
+                Counter::new(
+                    "trunkline_engine_wait_seconds_total",
+                    "Time the engine waited for its next step while requests were running.",
+                ),
             ),
             step_rows: histogram(r, "step_rows", "Sequences in one step.", ROW_BUCKETS),
             step_tokens: histogram(

@@ -21,8 +21,17 @@ pub fn validate(config: &mut Config) -> Result<Vec<String>, ConfigError> {
             "progress_interval = 0 would send events without end; use at least 1ms",
         ));
     }
-    if config.request_timeout.is_zero() {
-        return Err(conflict("request_timeout = 0 would fail every request"));
+    for (name, timeout) in [
+        ("request_timeout", config.request_timeout),
+        ("head_timeout", config.head_timeout),
+        ("body_timeout", config.body_timeout),
+        ("write_timeout", config.write_timeout),
+    ] {
+        if timeout.is_zero() {
+            return Err(conflict(format!(
+                "{name} = 0 would fail every request; use at least 1ms"
+            )));
+        }
     }
     check_names(config)?;
     read_key_file(config)?;
@@ -128,6 +137,15 @@ mod tests {
             ..Config::default()
         };
         assert!(error(config).contains("kv_memory and kv_blocks"));
+    }
+
+    #[test]
+    fn a_timeout_that_fails_everything_is_named() {
+        let config = Config {
+            body_timeout: std::time::Duration::ZERO,
+            ..Config::default()
+        };
+        assert!(error(config).contains("body_timeout = 0"));
     }
 
     #[test]

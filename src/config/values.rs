@@ -183,6 +183,14 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A number from 1 to 100.
+pub fn parse_factor(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(factor) if (1.0..=100.0).contains(&factor) => Ok(factor),
+        _ => Err("expected a number from 1 to 100, such as 1.5".to_owned()),
+    }
+}
+
 /// A power of two from 1 to 256.
 pub fn parse_block_size(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
@@ -262,6 +270,15 @@ mod tests {
         }
         assert_eq!(ByteSize(8 << 20).to_string(), "8MiB");
         assert_eq!(ByteSize(1_500_000).to_string(), "1.4MiB");
+    }
+
+    #[test]
+    fn factors() {
+        assert_eq!(parse_factor("1"), Ok(1.0));
+        assert_eq!(parse_factor("2.5"), Ok(2.5));
+        for wrong in ["", "0.9", "-2", "101", "inf", "NaN", "2x"] {
+            assert!(parse_factor(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::batch::RaggedBatch;
 use super::blocks::KvPoolSize;
@@ -222,6 +222,7 @@ impl Engine {
             sequences: self.members.len(),
             tokens: self.batch.rows(),
             duration: started.elapsed(),
+            waited: Duration::ZERO,
         };
         output
     }

@@ -24,7 +24,7 @@ pub mod step;
 pub mod thread;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use self::core::{Engine, EngineInfo};
 pub use error::{EngineError, EngineStopped};

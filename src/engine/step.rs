@@ -111,4 +111,6 @@ pub struct StepStatistics {
     /// Token rows computed (decode rows and prefill tokens).
     pub tokens: usize,
     pub duration: Duration,
+    /// How long the engine had nothing to do before this plan came.
+    pub waited: Duration,
 }

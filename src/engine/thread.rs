@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
 
 use super::core::{Engine, EngineInfo};
 use super::error::{EngineError, EngineStopped};
@@ -85,11 +86,16 @@ impl EngineThread {
 /// Does plans until the handle is dropped, parked while there are none.
 fn serve(mut engine: Engine, queue: &Receiver<StepPlan>, stop: &AtomicBool, sink: &OutputSink) {
     let result = catch_unwind(AssertUnwindSafe(|| {
+        let mut idle_since = Instant::now();
         while let Ok(plan) = queue.recv() {
             if stop.load(Ordering::Acquire) {
                 break;
             }
-            sink(Ok(engine.step(plan)));
+            let waited = idle_since.elapsed();
+            let mut output = engine.step(plan);
+            output.statistics.waited = waited;
+            idle_since = Instant::now();
+            sink(Ok(output));
         }
     }));
     if result.is_err() {

@@ -84,12 +84,7 @@ pub async fn metrics(context: web::Data<Context>) -> HttpResponse {
 
 /// `GET /v1/models`.
 pub async fn models(context: web::Data<Context>) -> Result<HttpResponse, ApiError> {
-    let cards = context
-        .state
-        .manager
-        .send(ListModels)
-        .await
-        .map_err(|_| manager_gone())?;
+    let cards = cards(&context).await?;
     let data: Vec<Value> = cards.iter().map(model_body).collect();
     Ok(HttpResponse::Ok().json(json!({"object": "list", "data": data})))
 }
@@ -104,12 +99,7 @@ pub async fn model(
         .query("id")
         .replace("%2F", "/")
         .replace("%2f", "/");
-    let cards = context
-        .state
-        .manager
-        .send(ListModels)
-        .await
-        .map_err(|_| manager_gone())?;
+    let cards = cards(&context).await?;
     let named = |card: &&ModelCard| card.id == requested || card.aliases.contains(&requested);
     match cards.iter().find(named) {
         Some(card) => Ok(HttpResponse::Ok().json(model_body(card))),
@@ -121,6 +111,12 @@ pub async fn model(
             })
         }
     }
+}
+
+/// The models that can be asked for.
+async fn cards(context: &Context) -> Result<Vec<ModelCard>, ApiError> {
+    let cards = context.state.manager.send(ListModels).await;
+    cards.map_err(|_| manager_gone())
 }
 
 fn model_body(card: &ModelCard) -> Value {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Bounds and behaviour of the HTTP server. The defaults are the configuration's.
+/// Bounds and behaviour of the HTTP server.
 #[derive(Debug, Clone)]
 pub struct HttpOptions {
     /// Name or address to listen on; all addresses of a name are bound.
@@ -35,26 +35,4 @@ pub struct HttpOptions {
     pub usage_on_final_chunk: bool,
     /// Prompts and completions may be logged.
     pub log_content: bool,
-}
-
-impl Default for HttpOptions {
-    fn default() -> Self {
-        Self {
-            host: "127.0.0.1".to_owned(),
-            port: 8080,
-            workers: 2,
-            api_keys: Vec::new(),
-            cors_origins: Vec::new(),
-            body_limit: 8 * 1024 * 1024,
-            connection_limit: 1024,
-            request_timeout: Duration::from_secs(600),
-            head_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(60),
-            keep_alive: Duration::from_secs(75),
-            write_timeout: Duration::from_secs(300),
-            progress_interval: Duration::from_millis(500),
-            usage_on_final_chunk: false,
-            log_content: false,
-        }
-    }
 }

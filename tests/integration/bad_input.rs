@@ -424,15 +424,6 @@ fn a_text_that_cannot_be_encoded_is_400() {
 }
 
 #[test]
-fn unknown_fields_and_headers_do_no_harm() {
-    let server = TestServer::start();
-    let body =
-        with(json!({"session_id": "s", "store": true, "unknown": {"deep": [1]}, "user": "u"}));
-    let response = server.post_with(CHAT, &[("X-Unknown", "1"), ("X-Session-Id", "s")], &body);
-    assert_eq!(response.status, 200, "{}", response.text());
-}
-
-#[test]
 fn connections_above_the_limit_are_told_so() {
     let server = TestServer::with(|config| config.connection_limit = 2);
     let held: Vec<TcpStream> = (0..2)

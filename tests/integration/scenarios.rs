@@ -6,104 +6,9 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::support::{Event, EventStream, TestServer, wait_until};
+use crate::support::{Answer, EventStream, TestServer, wait_until};
 
 const HITS: &str = "trunkline_prefix_cache_hit_tokens_total";
-
-/// A streamed answer, put together as a client does.
-#[derive(Debug, Default)]
-struct Answer {
-    content: String,
-    /// Name and arguments of each call.
-    calls: Vec<(String, String)>,
-    call_ids: Vec<String>,
-    finish_reason: String,
-    usage: Value,
-    progress: Vec<Value>,
-    id: String,
-}
-
-impl Answer {
-    fn of(stream: EventStream) -> Answer {
-        assert_eq!(stream.status, 200);
-        let mut answer = Answer::default();
-        for event in stream.into_done() {
-            answer.add(&event);
-        }
-        answer
-    }
-
-    fn add(&mut self, event: &Event) {
-        let data = event.json();
-        if event.name.as_deref() == Some("prefill_progress") {
-            self.progress.push(data);
-            return;
-        }
-        assert_eq!(event.name, None);
-        self.id = text(&data["id"]);
-        if data["usage"].is_object() {
-            self.usage = data["usage"].clone();
-        }
-        let Some(choice) = data["choices"].get(0) else {
-            return;
-        };
-        if let Some(reason) = choice["finish_reason"].as_str() {
-            self.finish_reason = reason.to_owned();
-        }
-        self.content += choice["delta"]["content"].as_str().unwrap_or("");
-        for call in choice["delta"]["tool_calls"]
-            .as_array()
-            .into_iter()
-            .flatten()
-        {
-            let index = call["index"].as_u64().expect("an index") as usize;
-            if index == self.calls.len() {
-                self.calls
-                    .push((text(&call["function"]["name"]), String::new()));
-                self.call_ids.push(text(&call["id"]));
-            }
-            self.calls[index].1 += call["function"]["arguments"].as_str().unwrap_or("");
-        }
-    }
-
-    fn prompt_tokens(&self) -> u64 {
-        self.usage["prompt_tokens"].as_u64().expect("usage")
-    }
-
-    fn completion_tokens(&self) -> u64 {
-        self.usage["completion_tokens"].as_u64().expect("usage")
-    }
-
-    fn cached_tokens(&self) -> u64 {
-        self.usage["prompt_tokens_details"]["cached_tokens"]
-            .as_u64()
-            .expect("usage")
-    }
-
-    /// The message that goes back to the server in the next turn.
-    fn message(&self) -> Value {
-        let calls: Vec<Value> = self
-            .calls
-            .iter()
-            .zip(&self.call_ids)
-            .map(|((name, arguments), id)| {
-                json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
-            })
-            .collect();
-        if calls.is_empty() {
-            json!({"role": "assistant", "content": self.content})
-        } else {
-            json!({"role": "assistant", "content": null, "tool_calls": calls})
-        }
-    }
-}
-
-fn text(value: &Value) -> String {
-    value
-        .as_str()
-        .unwrap_or_else(|| panic!("{value} is no string"))
-        .to_owned()
-}
 
 fn user(content: &str) -> Value {
     json!({"role": "user", "content": content})
@@ -307,7 +212,14 @@ fn six_concurrent_streams_see_only_their_own_progress() {
     });
     let answers: Vec<Answer> = thread::scope(|scope| {
         let clients: Vec<_> = (1..=5)
-            .map(|number| {
+            .zip([
+                ("X-Prefill-Progress", "Yes"),
+                ("x-swiftlm-prefill-progress", "true"),
+                ("X-Prefill-Progress", "1"),
+                ("X-SwiftLM-Prefill-Progress", "On"),
+                ("x-prefill-progress", "TRUE"),
+            ])
+            .map(|(number, header)| {
                 let server = &server;
                 scope.spawn(move || {
                     // Prompts of five lengths, none a prefix of another.
@@ -315,11 +227,14 @@ fn six_concurrent_streams_see_only_their_own_progress() {
                         format!("{number} ").repeat(150 * number) + "What colour is the sky?";
                     let body = json!({"model": "trunkline-demo", "stream": true, "max_tokens": 20,
                         "stream_options": {"include_usage": true}, "messages": [user(&words)]});
-                    let headers = [("X-Prefill-Progress", "Yes")];
-                    Answer::of(server.stream_with("/v1/chat/completions", &headers, &body))
+                    Answer::of(server.stream_with("/v1/chat/completions", &[header], &body))
                 })
             })
             .collect();
+        // One that has not asked sees nothing.
+        let plain = json!({"model": "trunkline-demo", "max_tokens": 20,
+            "messages": [user("Count from one to ten.")]});
+        assert!(Answer::of(server.stream_chat(&plain)).progress.is_empty());
         clients
             .into_iter()
             .map(|client| client.join().expect("the client ends"))
@@ -341,10 +256,17 @@ fn six_concurrent_streams_see_only_their_own_progress() {
                 answer.progress
             );
             past = now;
+            let counted = [&progress["elapsed_seconds"], &progress["fraction"]];
+            assert!(
+                counted.iter().all(|number| number.is_number()),
+                "{progress}"
+            );
         }
+        assert_eq!(answer.progress[0]["status"], "queued");
         let last = answer.progress.last().expect("checked above");
         assert_eq!(last["status"], "done");
         assert_eq!(last["n_past"], json!(answer.prompt_tokens()));
+        assert_eq!(last["cached_tokens"], json!(answer.cached_tokens()));
         let done = answer
             .progress
             .iter()
@@ -393,6 +315,8 @@ fn eight_unknown_fields_and_headers_do_no_harm() {
     let mut body = json!({"model": "trunkline-demo", "temperature": 0, "messages": [user("What colour is grass?")]});
     let plain = server.chat(&body);
     body["session_id"] = json!("abc-123");
+    body["store"] = json!(true);
+    body["user"] = json!("u");
     body["some_future_field"] = json!({"nested": [1, 2, {"deep": null}]});
     let headers = [
         ("X-Session-Id", "abc"),

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::net::Shutdown;
-use std::thread;
 
 use serde_json::{Value, json};
 
@@ -207,97 +206,6 @@ fn text_completions_in_all_their_forms() {
     server.wait_idle();
 }
 
-/// Checks the progress of one stream against its own prompt; returns the number of events.
-fn check_progress(events: &[Event]) -> usize {
-    let id = events[0].json()["id"].clone();
-    assert_eq!(delta(&events[0])["role"], "assistant");
-    let usage = events.last().expect("a usage chunk").json()["usage"].clone();
-    let progress: Vec<&Event> = events.iter().filter(|event| event.name.is_some()).collect();
-    let first_text = events
-        .iter()
-        .position(|event| delta(event)["content"].is_string())
-        .unwrap_or(events.len());
-    let mut past = 0;
-    for event in &progress {
-        assert_eq!(event.name.as_deref(), Some("prefill_progress"));
-        let data = event.json();
-        assert_eq!(
-            (&data["id"], &data["object"]),
-            (&id, &"prefill_progress".into())
-        );
-        assert_eq!(data["choices"], json!([]));
-        assert_eq!(
-            data["n_prompt_tokens"], usage["prompt_tokens"],
-            "another request's progress"
-        );
-        assert!(data["n_past"].as_u64().expect("a count") >= past);
-        past = data["n_past"].as_u64().expect("a count");
-        assert!(data["elapsed_seconds"].as_f64().is_some() && data["fraction"].as_f64().is_some());
-    }
-    assert_eq!(progress[0].json()["status"], "queued");
-    let done: Vec<usize> = (0..events.len())
-        .filter(|&index| events[index].name.is_some() && events[index].json()["status"] == "done")
-        .collect();
-    assert_eq!(done.len(), 1);
-    let last = events
-        .iter()
-        .rposition(|event| event.name.is_some())
-        .expect("progress");
-    assert_eq!(done[0], last);
-    assert!(last < first_text, "progress after the first token");
-    assert_eq!(events[last].json()["n_past"], usage["prompt_tokens"]);
-    assert_eq!(
-        events[last].json()["cached_tokens"],
-        usage["prompt_tokens_details"]["cached_tokens"]
-    );
-    progress.len()
-}
-
-#[test]
-fn parallel_streams_see_their_own_progress_only() {
-    let server = TestServer::with(|config| {
-        config.progress_interval = std::time::Duration::from_millis(5);
-        config.max_batch_tokens = 64;
-    });
-    thread::scope(|scope| {
-        let clients: Vec<_> = [("red", 40), ("green", 90), ("blue", 140)]
-            .into_iter()
-            .zip([
-                ("X-Prefill-Progress", "true"),
-                ("x-swiftlm-prefill-progress", "YES"),
-                ("X-Prefill-Progress", "On"),
-            ])
-            .map(|((seed, words), header)| {
-                let server = &server;
-                scope.spawn(move || {
-                    let body = json!({
-                        "messages": [{"role": "user", "content": long_prompt(seed, words)}],
-                        "max_tokens": 8, "temperature": 0, "ignore_eos": true,
-                        "stream": true, "stream_options": {"include_usage": true},
-                    });
-                    check_progress(&server.stream_with(CHAT, &[header], &body).into_done())
-                })
-            })
-            .collect();
-        // One that has not asked sees nothing.
-        let mut plain = count();
-        plain["return_progress"] = json!(false);
-        assert!(
-            server
-                .stream_chat(&plain)
-                .into_done()
-                .iter()
-                .all(|event| event.name.is_none())
-        );
-        let told: usize = clients
-            .into_iter()
-            .map(|client| client.join().expect("a client"))
-            .sum();
-        assert!(told > 6, "only {told} events");
-    });
-    server.wait_idle();
-}
-
 #[test]
 fn progress_on_chunks_as_llama_server_has_it() {
     let server = TestServer::start();
@@ -336,32 +244,6 @@ fn headers_and_role_come_before_prefill() {
     first.leave();
     assert!(second.into_done().len() > 3);
     server.wait_idle();
-}
-
-#[test]
-fn a_client_that_does_not_read_delays_nobody() {
-    let server = TestServer::start();
-    let mut endless = count();
-    endless["ignore_eos"] = json!(true);
-    endless["max_tokens"] = json!(4_000);
-    endless["stream"] = json!(true);
-    let alone = server.chat(&count())["choices"][0]["message"]["content"].clone();
-    let lazy: Vec<EventStream> = (0..2).map(|_| server.stream(CHAT, &endless)).collect();
-    for _ in 0..3 {
-        let events = server.stream_chat(&count()).into_done();
-        assert_eq!(
-            content(&events[..events.len() - 1]),
-            alone.as_str().expect("text")
-        );
-    }
-    // Their answers are computed to the end although nobody has read a byte.
-    server.wait_idle();
-    for stream in lazy {
-        assert!(
-            stream.into_done().last().expect("a chunk").json()["choices"][0]["finish_reason"]
-                == "length"
-        );
-    }
 }
 
 #[test]

@@ -51,6 +51,7 @@ impl LoadOptions {
                 max_batch_tokens: config.max_batch_tokens,
                 max_running: config.max_running,
                 max_waiting: config.max_waiting,
+                prefill_slowdown: config.prefill_slowdown,
                 ..SchedulerOptions::default()
             },
             hub,

@@ -55,8 +55,10 @@ pub struct AdmissionRound {
     pub candidates: Vec<Candidate>,
     /// How many may be admitted.
     pub slots: usize,
-    /// The round ends when those admitted have this many tokens to compute.
+    /// The round ends when those admitted have claimed this many tokens of the step.
     pub tokens: usize,
+    /// What each claims: as many as it has to compute, and at most this many.
+    pub claim: usize,
     /// Blocks that must stay available for the running sequences to grow.
     pub reserve: usize,
 }
@@ -266,7 +268,8 @@ impl Ledger {
             let found_room = admission != Admission::NoRoom;
             if let Admission::Admitted { cached, .. } = admission {
                 slots -= 1;
-                tokens = tokens.saturating_sub(candidate.tokens.len() - cached);
+                let claimed = round.claim.min(candidate.tokens.len() - cached);
+                tokens = tokens.saturating_sub(claimed);
                 if !candidate.resumed {
                     reply.statistics.query_tokens += candidate.tokens.len();
                     reply.statistics.hit_tokens += cached;

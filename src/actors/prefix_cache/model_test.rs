@@ -365,6 +365,7 @@ impl LedgerModel {
             candidates: vec![candidate],
             slots: 1,
             tokens: 100,
+            claim: 100,
             reserve,
         };
         let counts = self.ledger.counts();

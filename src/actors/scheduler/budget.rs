@@ -1,60 +1,208 @@
-//! How many tokens a step may hold, learnt from how long steps take.
+//! How many prompt tokens a step may hold, learnt from how long steps take.
+//!
+//! While answers are being written, each of their streams waits for every step, so a step that also
+//! holds prompt tokens should take at most [`slowdown`](TokenBudget::new) times as long as one without.
+//! Two costs tell how many tokens that is: what a step of decode rows takes by itself, and what each
+//! prompt token adds to it. Neither rests on a single measurement. The budget decides only how much is
+//! computed at once: results do not depend on it.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::engine::step::StepStatistics;
-
-/// The weight of the newest measurement.
+/// The weight of the newest measurement in a mean.
 const NEWEST: f64 = 0.3;
 
-/// How much longer a step may take when nobody waits for a next token, only new requests for their turn.
+/// How many times longer than the target a step may take when nobody waits for a next token, only new
+/// requests for their turn.
 const PATIENCE: u32 = 5;
 
-/// The token budget of a step: as much as fits into the target time, so that a long prompt on a slow
-/// device neither stalls running streams nor keeps new requests out for long.
+/// Steps with decode rows between two that may take the whole target time to clear all prompts: rare
+/// enough to stay out of the 95th percentile of the time between tokens.
+const STEPS_BETWEEN_LONG: u32 = 32;
+
+/// Measurements of which a median is taken.
+const MEDIAN_OF: usize = 9;
+
+/// Fewer prompt tokens than these teach nothing of what one costs.
+const TELLING: usize = 8;
+
+/// What was computed in a step, and how long it took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepCost {
+    pub decode_rows: usize,
+    pub prefill_tokens: usize,
+    pub duration: Duration,
+}
+
+/// The median of the latest few values.
+#[derive(Debug, Default)]
+struct RecentMedian(VecDeque<f64>);
+
+impl RecentMedian {
+    fn push(&mut self, value: f64) {
+        if self.0.len() == MEDIAN_OF {
+            self.0.pop_front();
+        }
+        self.0.push_back(value);
+    }
+
+    fn get(&self) -> Option<f64> {
+        let mut values: Vec<f64> = self.0.iter().copied().collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    }
+}
+
+/// Seconds that a step of nothing but decode rows takes, by the number of rows.
+#[derive(Debug, Default)]
+struct DecodeCosts {
+    /// At index `i`, for `2^i` to `2^(i+1) - 1` rows.
+    medians: Vec<RecentMedian>,
+}
+
+impl DecodeCosts {
+    fn observe(&mut self, rows: usize, seconds: f64) {
+        let index = rows.ilog2() as usize;
+        if self.medians.len() <= index {
+            self.medians.resize_with(index + 1, RecentMedian::default);
+        }
+        self.medians[index].push(seconds);
+    }
+
+    /// For a number of rows that was not seen yet, the cost of fewer; only if there is none, of more.
+    fn estimate(&self, rows: usize) -> Option<f64> {
+        let index = rows.max(1).ilog2() as usize + 1;
+        let (fewer, more) = self.medians.split_at(index.min(self.medians.len()));
+        fewer.iter().rev().chain(more).find_map(RecentMedian::get)
+    }
+}
+
+/// The mean cost of a token, in seconds, that no single measurement moves far.
+#[derive(Debug, Default, Clone, Copy)]
+struct TokenCost(Option<f64>);
+
+impl TokenCost {
+    fn observe(&mut self, seconds: f64) {
+        self.0 = Some(match self.0 {
+            Some(mean) => mean + NEWEST * (seconds.clamp(mean / 2.0, mean * 2.0) - mean),
+            None => seconds,
+        });
+    }
+
+    /// As many tokens as fit into `seconds`, if the cost is known.
+    fn fitting(&self, seconds: f64) -> Option<usize> {
+        self.0.map(|cost| (seconds / cost) as usize)
+    }
+}
+
+/// See the module.
 #[derive(Debug)]
 pub struct TokenBudget {
-    /// Tokens of a step at most.
+    /// Tokens of a step at most, decode rows included.
     limit: usize,
-    /// Tokens of a step that it never goes below.
+    /// Prompt tokens that a step may always hold.
     floor: usize,
-    /// How long a step with decode rows should take at most.
     target: Duration,
-    /// Tokens a second in steps that held prefill chunks, once there was one.
-    rate: Option<f64>,
+    slowdown: f64,
+    decode: DecodeCosts,
+    /// Of a prompt token in a step without decode rows.
+    alone: TokenCost,
+    /// What a prompt token adds to a step of decode rows; at first the same.
+    beside: TokenCost,
+    /// Steps with decode rows since one was let to take the whole target time.
+    since_long: u32,
 }
 
 impl TokenBudget {
-    /// A budget between `floor` and `limit` tokens for steps of at most `target`.
-    pub fn new(limit: usize, floor: usize, target: Duration) -> Self {
+    /// A budget for steps of at most `limit` tokens, and of at least `floor` prompt tokens. A step with
+    /// decode rows should take at most `slowdown` times as long as without prompt tokens; or up to
+    /// `target` once in a while, and as long as nothing is known of decode steps.
+    pub fn new(limit: usize, floor: usize, target: Duration, slowdown: f64) -> Self {
         Self {
             limit,
-            floor: floor.min(limit),
+            floor: floor.clamp(1, limit.max(1)),
             target,
-            rate: None,
+            slowdown: slowdown.max(1.0),
+            decode: DecodeCosts::default(),
+            alone: TokenCost::default(),
+            beside: TokenCost::default(),
+            since_long: STEPS_BETWEEN_LONG,
         }
     }
 
-    /// Learns from a step that held prefill chunks.
-    pub fn observe(&mut self, step: &StepStatistics) {
-        if step.tokens < self.floor || step.duration.is_zero() {
+    /// Learns from a step.
+    pub fn observe(&mut self, step: StepCost) {
+        let seconds = step.duration.as_secs_f64();
+        if seconds <= 0.0 {
             return;
         }
-        let rate = step.tokens as f64 / step.duration.as_secs_f64();
-        self.rate = Some(self.rate.map_or(rate, |old| old + NEWEST * (rate - old)));
+        if step.prefill_tokens == 0 {
+            if step.decode_rows > 0 {
+                self.decode.observe(step.decode_rows, seconds);
+            }
+            return;
+        }
+        if step.prefill_tokens < TELLING.min(self.floor) {
+            return;
+        }
+        let tokens = step.prefill_tokens as f64;
+        if step.decode_rows == 0 {
+            self.alone.observe(seconds / tokens);
+        } else if let Some(decode) = self.decode.estimate(step.decode_rows) {
+            self.beside.0 = self.beside.0.or(self.alone.0);
+            // Less than a quarter of a decode step is within what decode steps differ among themselves.
+            self.beside
+                .observe((seconds - decode).max(decode / 4.0) / tokens);
+        }
     }
 
-    /// Tokens for the next step.
-    pub fn tokens(&self, has_decode_rows: bool) -> usize {
-        let target = if has_decode_rows {
-            self.target
+    /// Prompt tokens that the next step may hold beside `decode_rows` rows, if there are `pending` to be
+    /// computed. At least 1.
+    pub fn prefill_tokens(&self, decode_rows: usize, pending: usize) -> usize {
+        let most = self.limit.saturating_sub(decode_rows).max(self.floor);
+        if decode_rows == 0 {
+            let target = (self.target * PATIENCE).as_secs_f64();
+            let fitting = self.alone.fitting(target).unwrap_or(self.limit);
+            return fitting.clamp(self.floor, most);
+        }
+        let usual = self.usual_tokens(decode_rows).clamp(self.floor, most);
+        if self.since_long >= STEPS_BETWEEN_LONG {
+            let long = self.tokens_beside(decode_rows, self.target.as_secs_f64());
+            let long = long.clamp(usual, most);
+            if pending <= long {
+                return long;
+            }
+        }
+        usual
+    }
+
+    /// A step of these is on its way to the engine.
+    pub fn planned(&mut self, decode_rows: usize, prefill_tokens: usize) {
+        if decode_rows == 0 {
+            return;
+        }
+        if prefill_tokens > self.usual_tokens(decode_rows).max(self.floor) {
+            self.since_long = 0;
         } else {
-            self.target * PATIENCE
+            self.since_long = self.since_long.saturating_add(1);
+        }
+    }
+
+    /// Prompt tokens that make a step last `slowdown` times as long as its decode rows do by themselves.
+    fn usual_tokens(&self, decode_rows: usize) -> usize {
+        let target = match self.decode.estimate(decode_rows) {
+            Some(decode) => self.slowdown * decode,
+            None => self.target.as_secs_f64(),
         };
-        let fitting = |rate: f64| (rate * target.as_secs_f64()) as usize;
-        self.rate.map_or(self.limit, |rate| {
-            fitting(rate).clamp(self.floor, self.limit)
-        })
+        self.tokens_beside(decode_rows, target)
+    }
+
+    /// Prompt tokens that fit into a step of `seconds` beside `decode_rows` rows.
+    fn tokens_beside(&self, decode_rows: usize, seconds: f64) -> usize {
+        let decode = self.decode.estimate(decode_rows).unwrap_or(0.0);
+        let left = (seconds - decode).max(0.0);
+        let beside = self.beside.fitting(left);
+        beside.or_else(|| self.alone.fitting(left)).unwrap_or(0)
     }
 }
 
@@ -62,39 +210,153 @@ impl TokenBudget {
 mod tests {
     use super::*;
 
-    fn step(tokens: usize, millis: u64) -> StepStatistics {
-        StepStatistics {
-            sequences: 1,
-            tokens,
-            duration: Duration::from_millis(millis),
+    fn budget() -> TokenBudget {
+        TokenBudget::new(512, 32, Duration::from_millis(200), 2.0)
+    }
+
+    fn step(decode_rows: usize, prefill_tokens: usize, millis: f64) -> StepCost {
+        StepCost {
+            decode_rows,
+            prefill_tokens,
+            duration: Duration::from_secs_f64(millis / 1000.0),
         }
     }
 
+    /// A prompt that no single step clears.
+    const LONG: usize = 1_000_000;
+
     #[test]
-    fn a_slow_device_gets_smaller_chunks_beside_decode_rows() {
-        let mut budget = TokenBudget::new(512, 32, Duration::from_millis(200));
-        assert_eq!(budget.tokens(true), 512, "nothing is known yet");
+    fn a_device_of_which_nothing_is_known_gets_full_steps_alone_and_careful_ones_beside_streams() {
+        assert_eq!(budget().prefill_tokens(0, LONG), 512);
+        assert_eq!(budget().prefill_tokens(3, LONG), 32);
+    }
+
+    #[test]
+    fn prompts_alone_fill_the_step_unless_the_device_is_slow() {
+        let mut budget = budget();
+        budget.observe(step(0, 512, 500.0));
+        assert_eq!(budget.prefill_tokens(0, LONG), 512);
         for _ in 0..20 {
-            budget.observe(&step(512, 1000));
+            budget.observe(step(0, 512, 5120.0));
         }
-        assert_eq!(budget.tokens(true), 102);
-        assert_eq!(
-            budget.tokens(false),
-            512,
-            "five times as long is enough for the limit"
-        );
-        for _ in 0..50 {
-            budget.observe(&step(100, 10_000));
-        }
-        assert_eq!(budget.tokens(true), 32);
-        assert_eq!(budget.tokens(false), 32);
+        let tokens = budget.prefill_tokens(0, LONG);
+        assert!((100..=101).contains(&tokens), "a second's worth: {tokens}");
+    }
+
+    /// Plays steps on a device where 15 decode rows take 40 ms and each prompt token adds `cost` ms as
+    /// long as they do not fit into `free` ms that would pass anyway. Returns the durations.
+    fn play(budget: &mut TokenBudget, steps: usize, cost: f64, free: f64) -> Vec<f64> {
+        (0..steps)
+            .map(|_| {
+                let tokens = budget.prefill_tokens(15, LONG);
+                budget.planned(15, tokens);
+                let millis = 40.0 + (cost * tokens as f64 - free).max(0.0);
+                budget.observe(step(15, tokens, millis));
+                millis
+            })
+            .collect()
     }
 
     #[test]
-    fn small_steps_teach_nothing() {
-        let mut budget = TokenBudget::new(512, 32, Duration::from_millis(200));
-        budget.observe(&step(3, 1000));
-        budget.observe(&step(100, 0));
-        assert_eq!(budget.tokens(true), 512);
+    fn a_mixed_step_takes_about_twice_as_long_as_a_decode_step() {
+        for cost in [0.1, 0.2, 0.5, 1.0] {
+            for free in [0.0, 20.0] {
+                let mut budget = budget();
+                budget.observe(step(0, 512, 512.0 * cost));
+                for _ in 0..20 {
+                    budget.observe(step(15, 0, 40.0));
+                }
+                let durations = play(&mut budget, 100, cost, free);
+                let worst = durations.iter().copied().fold(0.0, f64::max);
+                let last = durations[99];
+                assert!(worst <= 90.0, "{cost} ms a token, {free} free: {worst} ms");
+                let full = cost * 497.0 - free < 40.0;
+                assert!(full || last >= 70.0, "{cost} ms a token: only {last} ms");
+            }
+        }
+    }
+
+    #[test]
+    fn the_slowdown_is_what_was_asked_for() {
+        let chunk = |slowdown| {
+            let mut budget = TokenBudget::new(512, 8, Duration::from_millis(200), slowdown);
+            budget.observe(step(0, 100, 100.0));
+            budget.observe(step(4, 0, 50.0));
+            budget.prefill_tokens(4, LONG)
+        };
+        assert_eq!([1.0, 1.5, 2.0, 3.0].map(chunk), [8, 25, 50, 100]);
+    }
+
+    #[test]
+    fn prefill_goes_on_by_a_block_where_every_token_is_dear() {
+        let mut budget = budget();
+        budget.observe(step(0, 100, 10_000.0));
+        budget.observe(step(4, 0, 50.0));
+        assert_eq!(budget.prefill_tokens(4, LONG), 32);
+        assert_eq!(
+            budget.prefill_tokens(600, LONG),
+            32,
+            "rows alone fill the step"
+        );
+    }
+
+    #[test]
+    fn a_hiccup_changes_little() {
+        let mut budget = budget();
+        budget.observe(step(0, 512, 256.0));
+        for _ in 0..9 {
+            budget.observe(step(15, 0, 40.0));
+        }
+        assert_eq!(budget.prefill_tokens(15, LONG), 80);
+        budget.observe(step(15, 0, 4000.0));
+        budget.observe(step(15, 0, 1.0));
+        assert_eq!(budget.prefill_tokens(15, LONG), 80);
+        budget.observe(step(15, 80, 80.0));
+        budget.observe(step(15, 80, 8000.0));
+        let tokens = budget.prefill_tokens(15, LONG);
+        assert!((60..80).contains(&tokens), "{tokens}");
+    }
+
+    #[test]
+    fn costs_are_kept_for_each_number_of_rows() {
+        let mut costs = DecodeCosts::default();
+        assert_eq!(costs.estimate(9), None);
+        costs.observe(20, 0.06);
+        assert_eq!(costs.estimate(1), Some(0.06), "of more, for want of better");
+        costs.observe(1, 0.03);
+        costs.observe(9, 0.04);
+        assert_eq!(
+            [1, 3, 15, 16, 31, 1000].map(|rows| costs.estimate(rows)),
+            [0.03, 0.03, 0.04, 0.06, 0.06, 0.06].map(Some)
+        );
+    }
+
+    #[test]
+    fn once_in_a_while_a_longer_step_clears_all_prompts() {
+        let mut budget = budget();
+        budget.observe(step(0, 100, 100.0));
+        budget.observe(step(15, 0, 40.0));
+        assert_eq!(budget.prefill_tokens(15, 160), 160);
+        assert_eq!(
+            budget.prefill_tokens(15, 161),
+            40,
+            "that would not clear them"
+        );
+        budget.planned(15, 100);
+        for _ in 0..STEPS_BETWEEN_LONG {
+            assert_eq!(budget.prefill_tokens(15, 100), 40);
+            budget.planned(15, 40);
+        }
+        assert_eq!(budget.prefill_tokens(15, 100), 160);
+    }
+
+    #[test]
+    fn a_few_tokens_and_no_time_teach_nothing() {
+        let mut budget = budget();
+        budget.observe(step(0, 3, 1000.0));
+        budget.observe(step(0, 100, 0.0));
+        budget.observe(step(3, 0, 0.0));
+        assert_eq!(budget.prefill_tokens(0, LONG), 512);
+        assert_eq!(budget.prefill_tokens(3, LONG), 32);
     }
 }

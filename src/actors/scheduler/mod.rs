@@ -6,8 +6,8 @@
 //! lies ready in its queue.
 //!
 //! In the order of a request's life: [`sequence`] holds its facts and progress, [`state`] the queues,
-//! [`policy`] decides what the next step computes, [`budget`] how much of it, [`pace`] tells clients that
-//! were refused when to return.
+//! [`budget`] decides how many prompt tokens the next step computes, [`policy`] whose they are, [`pace`]
+//! tells clients that were refused when to return.
 
 mod budget;
 mod options;

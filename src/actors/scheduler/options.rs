@@ -21,14 +21,17 @@ pub struct EngineFacts {
 pub struct SchedulerOptions {
     /// Token rows of one step at most (more decode rows are computed all the same).
     pub max_batch_tokens: usize,
-    /// Token rows that prefill gets in each step, however many decode rows there are.
+    /// Token rows that prefill may have in each step, however many decode rows there are.
     pub min_prefill_tokens: usize,
     /// Sequences that hold blocks at the same time.
     pub max_running: usize,
     /// Sequences in the waiting queue when a new one is refused.
     pub max_waiting: usize,
-    /// How long a step with decode rows should take at most: prefill chunks are cut to fit. A step
-    /// without any may take five times as long.
+    /// How many times longer a step with decode rows may take for the prompt tokens in it: at least 1.
+    /// Chunks of prompts are cut to fit.
+    pub prefill_slowdown: f64,
+    /// How long a step with decode rows may take when it clears all prompts at once, rarely, and when
+    /// it is not known yet how long such steps take. A step without any may take five times as long.
     pub target_step_time: Duration,
 }
 
@@ -39,6 +42,7 @@ impl Default for SchedulerOptions {
             min_prefill_tokens: 32,
             max_running: 256,
             max_waiting: 512,
+            prefill_slowdown: 2.0,
             target_step_time: Duration::from_millis(200),
         }
     }

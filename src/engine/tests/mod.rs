@@ -3,5 +3,5 @@
 mod agreement;
 mod exactness;
 mod isolation;
-mod model;
+pub mod model;
 mod thread;

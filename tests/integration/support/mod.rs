@@ -1,8 +1,10 @@
 //! What the stories in this folder share: a server in this process, and a client made of plain sockets.
 
+mod answer;
 mod http;
 mod server;
 
+pub use answer::Answer;
 pub use http::{Event, EventStream, Response, exchange, open_request};
 pub use server::TestServer;
 

@@ -56,7 +56,10 @@ pub struct SchedulerState<E> {
 struct PlanInFlight {
     number: u64,
     rows: Vec<RowsInFlight>,
-    has_prefill: bool,
+    /// Prompt tokens among them.
+    prefill_tokens: usize,
+    /// Some of them are of a sequence that was running before: the engine should not have to wait.
+    goes_on: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -77,8 +80,12 @@ enum Door {
 
 impl<E: EventSink> SchedulerState<E> {
     pub fn new(engine: EngineFacts, options: SchedulerOptions, metrics: Arc<Metrics>) -> Self {
-        let floor = options.min_prefill_tokens;
-        let budget = TokenBudget::new(options.max_batch_tokens, floor, options.target_step_time);
+        let budget = TokenBudget::new(
+            options.max_batch_tokens,
+            options.min_prefill_tokens,
+            options.target_step_time,
+            options.prefill_slowdown,
+        );
         Self {
             engine,
             options,

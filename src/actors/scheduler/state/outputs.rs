@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{RowsInFlight, SchedulerState};
 use crate::actors::messages::{Finished, GenerationEvent, GenerationFailure};
+use crate::actors::scheduler::budget::StepCost;
 use crate::actors::scheduler::sequence::{EventSink, Phase};
 use crate::engine::step::{SampledToken, StepOutput};
 use crate::ids::SequenceId;
@@ -21,7 +22,7 @@ impl<E: EventSink> SchedulerState<E> {
         };
         debug_assert_eq!(plan.number, output.number, "outputs come in plan order");
         self.stirred = true;
-        self.observe(&output, plan.has_prefill);
+        self.observe(&output, plan.prefill_tokens, plan.goes_on);
 
         let mut failed: HashMap<_, _> = output.failed.into_iter().collect();
         let sampled: HashMap<_, _> = output
@@ -50,17 +51,28 @@ impl<E: EventSink> SchedulerState<E> {
         }
     }
 
-    fn observe(&mut self, output: &StepOutput, has_prefill: bool) {
+    fn observe(&mut self, output: &StepOutput, prefill_tokens: usize, goes_on: bool) {
         let step = &output.statistics;
         if step.sequences > 0 {
             self.metrics
                 .step_duration_seconds
                 .observe(step.duration.as_secs_f64());
+            if goes_on {
+                self.metrics
+                    .engine_wait_seconds
+                    .inc_by(step.waited.as_secs_f64());
+            }
             self.metrics.step_rows.observe(step.sequences as f64);
             self.metrics.step_tokens.observe(step.tokens as f64);
         }
-        if has_prefill {
-            self.budget.observe(step);
+        // A plan in which rows failed was not computed as it was made.
+        if output.failed.is_empty() {
+            self.budget.observe(StepCost {
+                // Rows of sequences that ended meanwhile were skipped.
+                decode_rows: step.tokens.saturating_sub(prefill_tokens),
+                prefill_tokens,
+                duration: step.duration,
+            });
         }
         self.metrics
             .generation_tokens

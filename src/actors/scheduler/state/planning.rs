@@ -7,11 +7,11 @@ use super::{MAX_PLANS, PlanInFlight, RowsInFlight, SchedulerState};
 use crate::actors::prefix_cache::{
     Admission, AdmissionRound, Candidate, Commit, Cycle, CycleReply, Namespace,
 };
-use crate::actors::scheduler::policy::{self, Limits, RunningView, Work};
+use crate::actors::scheduler::policy::{self, Limits, PrefillView, RunningView, WaitingView, Work};
 use crate::actors::scheduler::sequence::{
     EventSink, Phase, Promised, RunningSequence, WaitingSequence,
 };
-use crate::engine::step::{RowInput, SequenceRows, StepPlan};
+use crate::engine::step::{AdmittedSequence, RowInput, SequenceRows, StepPlan};
 use crate::ids::{BlockId, SequenceId};
 
 /// A plan in the making.
@@ -19,7 +19,7 @@ use crate::ids::{BlockId, SequenceId};
 struct PlanBuilder {
     step: StepPlan,
     in_flight: Vec<RowsInFlight>,
-    has_prefill: bool,
+    prefill_tokens: usize,
 }
 
 impl<E: EventSink> SchedulerState<E> {
@@ -34,7 +34,7 @@ impl<E: EventSink> SchedulerState<E> {
 
         let views = self.views();
         let ready: Vec<_> = self.ready().collect();
-        let decision = policy::decide(&views, &ready, self.limits(&views));
+        let decision = policy::decide(&views, &ready, self.limits(&views, &ready));
         let commits = self.take_commits();
         let candidates: Vec<_> = decision
             .admissions
@@ -49,6 +49,7 @@ impl<E: EventSink> SchedulerState<E> {
             admissions: AdmissionRound {
                 slots: decision.admissions.slots,
                 tokens: decision.admissions.tokens,
+                claim: decision.admissions.claim,
                 reserve: decision.admissions.reserve,
                 candidates,
             },
@@ -57,7 +58,7 @@ impl<E: EventSink> SchedulerState<E> {
             && cycle.releases.is_empty()
             && cycle.admissions.candidates.is_empty();
         let nothing_to_plan =
-            decision.decodes.is_empty() && decision.prefills.is_empty() && self.retired.is_empty();
+            decision.decodes.is_empty() && !decision.prefills && self.retired.is_empty();
         if nothing_to_ask && nothing_to_plan {
             return None;
         }
@@ -73,21 +74,52 @@ impl<E: EventSink> SchedulerState<E> {
         self.running.iter().map(view).collect()
     }
 
-    fn limits(&self, views: &[RunningView]) -> Limits {
-        let decodes = views
-            .iter()
-            .any(|view| matches!(view.work, Work::Decode { .. }));
+    fn limits(&self, views: &[RunningView], ready: &[WaitingView]) -> Limits {
+        let decode = |view: &&RunningView| matches!(view.work, Work::Decode { .. });
+        let decode_rows = views.iter().filter(decode).count();
+        let remaining = views.iter().map(|view| match view.work {
+            Work::Prefill { remaining } => remaining,
+            _ => 0,
+        });
+        let waiting = ready.iter().map(|view| view.tokens);
+        let pending = remaining.chain(waiting).sum();
         Limits {
-            batch_tokens: self.budget.tokens(decodes),
-            min_prefill_tokens: self.options.min_prefill_tokens,
+            prefill_tokens: self.budget.prefill_tokens(decode_rows, pending),
             max_running: self.options.max_running,
         }
+    }
+
+    /// Running sequences that have tokens of their prompts to compute, those of `admitted` included.
+    fn prefills(&self, admitted: &HashMap<SequenceId, Vec<BlockId>>) -> Vec<PrefillView> {
+        // What those who wait for another's tokens have to go until their own first one, by that other.
+        let mut nearest: HashMap<SequenceId, usize> = HashMap::new();
+        for waiting in self.waiting.values() {
+            if let Some(promised) = &waiting.promised {
+                let end = nearest.entry(promised.by).or_insert(usize::MAX);
+                *end = waiting.tokens.len().min(*end);
+            }
+        }
+        let view = |view: RunningView| {
+            let Work::Prefill { remaining } = view.work else {
+                return None;
+            };
+            let id = view.sequence;
+            let scheduled = self.running[&id].scheduled;
+            let waiters = nearest.get(&id).map(|end| end.saturating_sub(scheduled));
+            Some(PrefillView {
+                sequence: id,
+                remaining,
+                distance: waiters.map_or(remaining, |waiters| waiters.min(remaining)),
+                admitted: admitted.contains_key(&id),
+            })
+        };
+        self.views().into_iter().filter_map(view).collect()
     }
 
     /// Waiting sequences that may be admitted: all their tokens are known, and nobody else is
     /// computing them. A promise is checked against its giver's present state, so whatever happens to
     /// the giver, the next cycle sees it.
-    fn ready(&self) -> impl Iterator<Item = SequenceId> {
+    fn ready(&self) -> impl Iterator<Item = WaitingView> {
         let kept = |promised: &Promised| {
             self.running
                 .get(&promised.by)
@@ -99,7 +131,10 @@ impl<E: EventSink> SchedulerState<E> {
         self.waiting
             .iter()
             .filter(move |(_, waiting)| ready(waiting))
-            .map(|(id, _)| *id)
+            .map(|(id, waiting)| WaitingView {
+                sequence: *id,
+                tokens: waiting.tokens.len(),
+            })
     }
 
     fn candidate(&self, id: SequenceId) -> Candidate {
@@ -140,13 +175,15 @@ impl<E: EventSink> SchedulerState<E> {
                 self.plan_decode(id, block, &mut plan);
             }
         }
-        for (id, tokens) in decision.prefills {
-            self.plan_prefill(id, tokens, Vec::new(), &mut plan);
-        }
-        let mut tokens = decision.admissions.tokens;
+        let decode_rows = plan.in_flight.len();
+        let mut admitted = HashMap::new();
         for (id, admission) in reply.admissions {
-            tokens -= self.admit(id, admission, tokens, now, &mut plan);
+            if let Some(blocks) = self.admit(id, admission, now, &mut plan) {
+                admitted.insert(id, blocks);
+            }
         }
+        self.plan_prefills(decode_rows, admitted, &mut plan);
+        self.budget.planned(decode_rows, plan.prefill_tokens);
         plan.step.retire = std::mem::take(&mut self.retired);
 
         if self.running.is_empty() && self.releases.is_empty() {
@@ -201,6 +238,23 @@ impl<E: EventSink> SchedulerState<E> {
         });
     }
 
+    /// Divides the step's prompt tokens. `admitted` are the new sequences and their blocks.
+    fn plan_prefills(
+        &mut self,
+        decode_rows: usize,
+        mut admitted: HashMap<SequenceId, Vec<BlockId>>,
+        plan: &mut PlanBuilder,
+    ) {
+        let prefills = self.prefills(&admitted);
+        let pending = prefills.iter().map(|view| view.remaining).sum();
+        let tokens = self.budget.prefill_tokens(decode_rows, pending);
+        for (id, chunk) in policy::share(&prefills, tokens) {
+            let blocks = admitted.remove(&id).unwrap_or_default();
+            self.plan_prefill(id, chunk, blocks, plan);
+        }
+        debug_assert!(admitted.is_empty(), "whoever is admitted gets a token");
+    }
+
     fn plan_prefill(
         &mut self,
         id: SequenceId,
@@ -226,7 +280,7 @@ impl<E: EventSink> SchedulerState<E> {
             tokens: count,
             sample,
         });
-        plan.has_prefill = true;
+        plan.prefill_tokens += count;
         let input = RowInput::Prefill {
             tokens,
             start,
@@ -239,16 +293,14 @@ impl<E: EventSink> SchedulerState<E> {
         });
     }
 
-    /// Acts on the cache's answer for a waiting sequence. Returns how many of the `room` tokens that
-    /// the step has left it takes.
+    /// Acts on the cache's answer for a waiting sequence. Returns its blocks if it runs now.
     fn admit(
         &mut self,
         id: SequenceId,
         admission: Admission,
-        room: usize,
         now: Instant,
         plan: &mut PlanBuilder,
-    ) -> usize {
+    ) -> Option<Vec<BlockId>> {
         let (blocks, cached, copy) = match admission {
             Admission::Admitted {
                 blocks,
@@ -259,9 +311,9 @@ impl<E: EventSink> SchedulerState<E> {
                 if let Some(waiting) = self.waiting.get_mut(&id) {
                     waiting.promised = Some(Promised { by, until });
                 }
-                return 0;
+                return None;
             }
-            Admission::NoRoom => return 0,
+            Admission::NoRoom => return None,
         };
         let WaitingSequence {
             mut sequence,
@@ -287,28 +339,32 @@ impl<E: EventSink> SchedulerState<E> {
         sequence.report_prefill(cached);
         plan.step.copies.extend(copy);
         let shared = cached - copy.map_or(0, |copy| copy.tokens);
-        let chunk = room.min(tokens.len() - cached);
         let running = RunningSequence::new(sequence, tokens, blocks.len(), cached, shared);
         self.running.insert(id, running);
-        self.plan_prefill(id, chunk, blocks, plan);
-        chunk
+        Some(blocks)
     }
 
     fn dispatch(&mut self, plan: PlanBuilder) -> Option<StepPlan> {
         let PlanBuilder {
             mut step,
             in_flight,
-            has_prefill,
+            prefill_tokens,
         } = plan;
         if step.rows.is_empty() && step.preempt.is_empty() && step.retire.is_empty() {
             return None;
         }
+        let is_new = |rows: &RowsInFlight| {
+            let admitted = |admitted: &AdmittedSequence| admitted.sequence == rows.sequence;
+            step.admit.iter().any(admitted)
+        };
+        let goes_on = in_flight.iter().any(|rows| !is_new(rows));
         self.last_plan += 1;
         step.number = self.last_plan;
         self.plans.push_back(PlanInFlight {
             number: step.number,
             rows: in_flight,
-            has_prefill,
+            prefill_tokens,
+            goes_on,
         });
         self.stirred = true;
         Some(step)

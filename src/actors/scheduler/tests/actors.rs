@@ -221,6 +221,33 @@ async fn a_cancelled_client_frees_its_blocks_and_leaves_them_in_the_cache() {
     server.settle().await;
 }
 
+/// Three long prompts and then a short one, all before the engine computes anything.
+#[actix::test]
+async fn a_short_prompt_has_its_first_token_before_the_long_ones_that_came_before_it() {
+    let (server, gate) = Server::shut(None);
+    let (sender, mut events) = unbounded_channel();
+    let submit = async |prompt: std::ops::Range<u32>| {
+        let prompt: Vec<_> = prompt.map(TokenId).collect();
+        let mut client = server.submit(&prompt, 1, LONG).await.unwrap();
+        let sender = sender.clone();
+        actix::spawn(async move {
+            while !matches!(client.next().await, GenerationEvent::Tokens(_)) {}
+            let _ = sender.send(prompt.len());
+        });
+    };
+    for index in 1..4 {
+        submit(1000 * index..1000 * index + 70).await;
+    }
+    submit(100..105).await;
+    drop(gate);
+    let mut lengths = Vec::new();
+    for _ in 0..4 {
+        lengths.push(events.recv().await.unwrap());
+    }
+    assert_eq!(lengths, [5, 70, 70, 70]);
+    server.settle().await;
+}
+
 #[actix::test]
 async fn deadlines_come_while_the_engine_computes() {
     let (server, gate) = Server::shut(None);

@@ -164,6 +164,8 @@ pub struct Bench {
     pub metrics: Arc<Metrics>,
     pub tickets: BTreeMap<SequenceId, Ticket>,
     pub now: Instant,
+    /// How long the engine says that it takes for a step.
+    pub step_time: Duration,
     plans: VecDeque<StepPlan>,
     outputs: VecDeque<StepOutput>,
     next_id: u64,
@@ -184,6 +186,7 @@ impl Bench {
             metrics,
             tickets: BTreeMap::new(),
             now: Instant::now(),
+            step_time: Duration::ZERO,
             plans: VecDeque::new(),
             outputs: VecDeque::new(),
             next_id: 1,
@@ -253,7 +256,8 @@ impl Bench {
         let Some(plan) = self.plans.pop_front() else {
             return false;
         };
-        let output = self.engine.step(plan);
+        let mut output = self.engine.step(plan);
+        output.statistics.duration = self.step_time;
         self.outputs.push_back(output);
         true
     }

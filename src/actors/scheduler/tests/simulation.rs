@@ -76,7 +76,7 @@ fn simulate(seed: u64) -> Coverage {
         min_prefill_tokens: random.range(1, 4),
         max_running: [1, 2, 4, 8, 64][random.range(0, 4)],
         max_waiting: random.range(4, 40),
-        target_step_time: Duration::from_millis(100),
+        ..SchedulerOptions::default()
     };
     let mut bench = Bench::new(block_count, block_size, options);
     let families: Vec<_> = (0..3)
@@ -137,6 +137,7 @@ fn simulate(seed: u64) -> Coverage {
         bench.now += Duration::from_millis(random.range(0, 20) as u64);
         bench.expire();
         if random.chance(lateness) {
+            bench.step_time = Duration::from_micros(random.range(0, 200_000) as u64);
             bench.compute();
         }
         if random.chance(lateness) {

@@ -11,11 +11,11 @@ fn prompt(range: std::ops::Range<u32>) -> Vec<TokenId> {
     range.map(|token| TokenId(100 + token)).collect()
 }
 
-/// Steps of at most `max_batch_tokens`.
+/// Steps of at most `max_batch_tokens`, whatever else is computed.
 fn options(max_batch_tokens: usize) -> SchedulerOptions {
     SchedulerOptions {
         max_batch_tokens,
-        min_prefill_tokens: 1,
+        min_prefill_tokens: max_batch_tokens,
         ..SchedulerOptions::default()
     }
 }
@@ -200,6 +200,70 @@ fn a_long_prompt_never_stalls_a_running_stream() {
             "a token each step"
         );
     }
+    bench.finish();
+}
+
+#[test]
+fn short_prompts_overtake_a_long_one_that_is_done_in_twice_its_time_all_the_same() {
+    let mut bench = Bench::new(1000, 4, options(32));
+    let long = bench.submit(Order::new(prompt(0..1600), 2));
+    bench.step();
+    let mut steps = 0;
+    while bench.ticket(long).tokens().is_empty() {
+        let short = prompt(5000 + 20 * steps..5020 + 20 * steps);
+        let short = bench.submit(Order::new(short, 1));
+        for _ in 0..4 {
+            bench.step();
+            steps += 1;
+        }
+        assert_eq!(bench.ticket(short).tokens().len(), 1, "at step {steps}");
+    }
+    assert!(steps <= 110, "{steps} steps for 50 steps' worth of tokens");
+    bench.finish();
+}
+
+#[test]
+fn a_short_prompt_overtakes_a_whole_queue_of_long_ones() {
+    let mut bench = Bench::new(4000, 4, options(32));
+    let long: Vec<_> = (0..12)
+        .map(|index| prompt(1000 * index..1000 * index + 800))
+        .map(|prompt| bench.submit(Order::new(prompt, 1)))
+        .collect();
+    bench.step();
+    let short = bench.submit(Order::new(prompt(90_000..90_010), 1));
+    for _ in 0..4 {
+        bench.step();
+    }
+    assert_eq!(bench.ticket(short).tokens().len(), 1);
+    // The long ones are done in order of arrival.
+    let mut done = 0;
+    while bench.step() {
+        let answered = |id: &_| !bench.ticket(*id).tokens().is_empty();
+        assert!(long[..done].iter().all(answered));
+        done += usize::from(done < long.len() && answered(&long[done]));
+    }
+    assert_eq!(done, long.len());
+    bench.finish();
+}
+
+/// It waits for the beginning of a long prompt that it shares, so that prompt is computed first.
+#[test]
+fn who_waits_for_a_long_prompt_hurries_it() {
+    let mut bench = Bench::new(4000, 4, options(32));
+    bench.submit(Order::new(prompt(0..3000), 1));
+    let giver = bench.submit(Order::new(prompt(10_000..13_000), 1));
+    bench.step();
+    let mut short = prompt(10_000..10_200);
+    short.extend([TokenId(7); 5]);
+    let short = bench.submit(Order::new(short, 1));
+    // A competitor that is nearer to its own first token than the giver is.
+    bench.submit(Order::new(prompt(20_000..20_600), 1));
+    for _ in 0..20 {
+        bench.step();
+    }
+    assert_eq!(bench.ticket(short).tokens().len(), 1);
+    assert_eq!(bench.cached(short), 200);
+    assert!(bench.ticket(giver).tokens().is_empty());
     bench.finish();
 }
 
