@@ -18,7 +18,7 @@ pub use layers::{ConfigError, Loaded, load};
 pub use values::{ApiKey, Auto, ByteSize, NamedValue, Origin};
 
 use crate::engine::loader::quantize::Quantize;
-use crate::engine::{AttentionKind, DeviceChoice, KvDtype};
+use crate::engine::{AttentionKind, DeviceChoice, KvDtype, MatmulPrecision};
 use crate::telemetry::LogFormat;
 use values::{
     at_least_one, parse_block_size, parse_duration, parse_factor, parse_log_filter, parse_non_empty,
@@ -207,6 +207,18 @@ pub struct Config {
         help_heading = "Engine"
     )]
     pub attention: AttentionKind,
+
+    /// Products with bf16 weights: exact (f32 activations), fast (bf16 activations) or auto.
+    ///
+    /// `auto` is fast on machines where that is faster (Intel AMX, AMD's AVX512-BF16) and exact on others;
+    /// for the demo model always exact, so that its answers are the same everywhere.
+    #[arg(
+        long,
+        default_value = "auto",
+        value_name = "KIND",
+        help_heading = "Engine"
+    )]
+    pub matmul_precision: MatmulPrecision,
 
     /// Number type of cached keys and values: f16, bf16, f32 or q8_0.
     #[arg(

@@ -28,5 +28,5 @@ pub(crate) mod tests;
 
 pub use self::core::{Engine, EngineInfo};
 pub use error::{EngineError, EngineStopped};
-pub use options::{AttentionKind, DeviceChoice, EngineOptions, KvDtype, KvSize};
+pub use options::{AttentionKind, DeviceChoice, EngineOptions, KvDtype, KvSize, MatmulPrecision};
 pub use thread::{EngineHandle, EngineThread, OutputSink};

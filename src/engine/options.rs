@@ -6,6 +6,7 @@ use std::str::FromStr;
 use candle_core::Device;
 
 use super::error::EngineError;
+use crate::kernels::{Isa, Precision};
 
 /// Which device computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -179,6 +180,54 @@ impl fmt::Display for AttentionKind {
     }
 }
 
+/// How products with `bf16` weights are computed on the CPU; other weights are not concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MatmulPrecision {
+    /// Fast where that is faster ([`Isa::bf16_dot_pays`]), else exact.
+    #[default]
+    Auto,
+    /// Activations stay `f32`: the same bits on every machine that has a fused multiply-add.
+    Exact,
+    /// Activations are rounded to `bf16`, as most `bf16` implementations do.
+    Fast,
+}
+
+impl MatmulPrecision {
+    /// What the kernels are told.
+    pub fn on_this_machine(self) -> Precision {
+        match self {
+            Self::Auto if Isa::detected().bf16_dot_pays() => Precision::Fast,
+            Self::Auto | Self::Exact => Precision::Exact,
+            Self::Fast => Precision::Fast,
+        }
+    }
+}
+
+impl FromStr for MatmulPrecision {
+    type Err = EngineError;
+
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "exact" => Ok(Self::Exact),
+            "fast" => Ok(Self::Fast),
+            _ => Err(EngineError::InvalidOption(format!(
+                "unknown matmul precision {text:?}: use auto, exact or fast"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for MatmulPrecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Exact => "exact",
+            Self::Fast => "fast",
+        })
+    }
+}
+
 /// How large the KV pool is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KvSize {
@@ -197,6 +246,7 @@ pub struct EngineOptions {
     pub device: DeviceChoice,
     pub kv_dtype: KvDtype,
     pub attention: AttentionKind,
+    pub precision: MatmulPrecision,
     pub kv_size: KvSize,
     /// Tokens a block: a power of two from 1 to 256.
     pub block_size: usize,
@@ -212,6 +262,7 @@ impl Default for EngineOptions {
             device: DeviceChoice::default(),
             kv_dtype: KvDtype::default(),
             attention: AttentionKind::default(),
+            precision: MatmulPrecision::default(),
             kv_size: KvSize::default(),
             block_size: 32,
             threads: 0,
@@ -258,6 +309,20 @@ mod tests {
             DeviceChoice::Cuda(0)
         );
         assert!("gpu".parse::<DeviceChoice>().is_err());
+    }
+
+    #[test]
+    fn precisions_parse_and_print_alike() {
+        for name in ["auto", "exact", "fast"] {
+            let precision: MatmulPrecision = name.parse().expect("a precision");
+            assert_eq!(precision.to_string(), name);
+        }
+        assert!("f32".parse::<MatmulPrecision>().is_err());
+        assert_eq!(
+            MatmulPrecision::Exact.on_this_machine(),
+            Precision::Exact,
+            "whatever the machine has"
+        );
     }
 
     #[cfg(not(feature = "metal"))]

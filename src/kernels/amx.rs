@@ -52,6 +52,27 @@ struct Configuration {
     rows: [u8; 16],
 }
 
+/// Where sums lie: rows of `row_bytes` from one to the next.
+#[derive(Clone, Copy)]
+pub(super) struct Sums<P> {
+    pub(super) first: P,
+    pub(super) row_bytes: usize,
+}
+
+impl Sums<*const f32> {
+    /// Sums of nothing.
+    pub(super) fn zero() -> Self {
+        #[repr(align(64))]
+        struct Row([f32; 4 * TILE_ROWS]);
+        static ZEROS: Row = Row([0.0; 4 * TILE_ROWS]);
+        // Every row is the same one.
+        Self {
+            first: ZEROS.0.as_ptr(),
+            row_bytes: 0,
+        }
+    }
+}
+
 /// The tiles of this thread, configured until this is dropped.
 pub(super) struct Tiles(());
 
@@ -77,33 +98,34 @@ impl Tiles {
         Self(())
     }
 
-    /// The products of two tiles of sixteen rows with two panels of sixteen outputs, in `f32`.
+    /// Adds the products of two tiles of sixteen rows with two panels of sixteen outputs to sums in `f32`.
     ///
     /// Rows and weights come in steps of [`STEP`] inputs, a tile of [`TILE_BYTES`] for each: sixteen rows of 32
-    /// `bf16`, and sixteen pairs of inputs with two `bf16` for every output. `sums` takes 16 × 16 numbers
-    /// `[row][output]` for each pair of rows and panel: (0, 0), (0, 1), (1, 0), (1, 1).
+    /// `bf16`, and sixteen pairs of inputs with two `bf16` for every output. `from` holds the sums so far and
+    /// `to` gets the new ones, both 32 rows of 32 outputs.
     ///
     /// Each step's products of even and of odd inputs are summed apart, from the first to the last, each
     /// product and addition rounded once; then their sum is added. Numbers too small for the usual precision
     /// count as zero.
     ///
     /// # Safety
-    /// The pointers cover `steps` tiles, at least one; `sums` has room for 1,024 numbers.
+    /// The pointers cover `steps` tiles, at least one; `from` and `to` have the rows that they say.
     #[inline(always)]
-    pub(super) unsafe fn bf16_products(
+    pub(super) unsafe fn add_two_by_two(
         &self,
         steps: usize,
         rows: [*const u16; 2],
         weights: [*const u32; 2],
-        sums: *mut f32,
+        from: Sums<*const f32>,
+        to: Sums<*mut f32>,
     ) {
         // SAFETY: promised by the caller; the tile registers are used nowhere else.
         unsafe {
             asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
+                "tileloadd tmm0, [{from} + {from_row}]",
+                "tileloadd tmm1, [{from} + {from_row} + 64]",
+                "tileloadd tmm2, [{from_below} + {from_row}]",
+                "tileloadd tmm3, [{from_below} + {from_row} + 64]",
                 "2:",
                 "tileloadd tmm4, [{rows_0} + {vector}]",
                 "tileloadd tmm6, [{weights_0} + {vector}]",
@@ -119,16 +141,25 @@ impl Tiles {
                 "add {weights_1}, 1024",
                 "dec {steps}",
                 "jnz 2b",
-                "tilestored [{sums} + {vector}], tmm0",
-                "tilestored [{sums} + {vector} + 1024], tmm1",
-                "tilestored [{sums} + {vector} + 2048], tmm2",
-                "tilestored [{sums} + {vector} + 3072], tmm3",
+                // The first sums and their rows have done their duty: these are the new ones.
+                "mov {from}, {to}",
+                "tilestored [{from} + {to_row}], tmm0",
+                "tilestored [{from} + {to_row} + 64], tmm1",
+                "mov {from_row}, {to_row}",
+                "shl {from_row}, 4",
+                "add {from}, {from_row}",
+                "tilestored [{from} + {to_row}], tmm2",
+                "tilestored [{from} + {to_row} + 64], tmm3",
                 rows_0 = inout(reg) rows[0] => _,
                 rows_1 = inout(reg) rows[1] => _,
                 weights_0 = inout(reg) weights[0] => _,
                 weights_1 = inout(reg) weights[1] => _,
                 vector = in(reg) 64usize,
-                sums = in(reg) sums,
+                from = inout(reg) from.first => _,
+                from_below = in(reg) from.first.wrapping_byte_add(TILE_ROWS * from.row_bytes),
+                from_row = inout(reg) from.row_bytes => _,
+                to = in(reg) to.first,
+                to_row = in(reg) to.row_bytes,
                 steps = inout(reg) steps => _,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -137,43 +168,60 @@ impl Tiles {
         }
     }
 
-    /// [`Self::bf16_products`] of one tile of rows: `sums` takes 512 numbers.
+    /// As [`Self::add_two_by_two`] for one tile of rows with four panels: sixteen rows of 64 outputs.
     ///
     /// # Safety
     /// As there.
     #[inline(always)]
-    pub(super) unsafe fn bf16_products_of_few(
+    pub(super) unsafe fn add_one_by_four(
         &self,
         steps: usize,
         rows: *const u16,
-        weights: [*const u32; 2],
-        sums: *mut f32,
+        weights: [*const u32; 4],
+        from: Sums<*const f32>,
+        to: Sums<*mut f32>,
     ) {
         // SAFETY: promised by the caller; the tile registers are used nowhere else.
         unsafe {
             asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
+                "tileloadd tmm0, [{from} + {from_row}]",
+                "tileloadd tmm1, [{from} + {from_row} + 64]",
+                "tileloadd tmm2, [{from} + {from_row} + 128]",
+                "tileloadd tmm3, [{from} + {from_row} + 192]",
                 "2:",
                 "tileloadd tmm4, [{rows} + {vector}]",
-                "tileloadd tmm6, [{weights_0} + {vector}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{weights_1} + {vector}]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{weights_0} + {vector}]",
+                "tdpbf16ps tmm0, tmm4, tmm5",
+                "tileloadd tmm6, [{weights_1} + {vector}]",
+                "tdpbf16ps tmm1, tmm4, tmm6",
+                "tileloadd tmm7, [{weights_2} + {vector}]",
+                "tdpbf16ps tmm2, tmm4, tmm7",
+                "tileloadd tmm5, [{weights_3} + {vector}]",
+                "tdpbf16ps tmm3, tmm4, tmm5",
                 "add {rows}, 1024",
                 "add {weights_0}, 1024",
                 "add {weights_1}, 1024",
+                "add {weights_2}, 1024",
+                "add {weights_3}, 1024",
                 "dec {steps}",
                 "jnz 2b",
-                "tilestored [{sums} + {vector}], tmm0",
-                "tilestored [{sums} + {vector} + 1024], tmm1",
+                "tilestored [{to} + {to_row}], tmm0",
+                "tilestored [{to} + {to_row} + 64], tmm1",
+                "tilestored [{to} + {to_row} + 128], tmm2",
+                "tilestored [{to} + {to_row} + 192], tmm3",
                 rows = inout(reg) rows => _,
                 weights_0 = inout(reg) weights[0] => _,
                 weights_1 = inout(reg) weights[1] => _,
+                weights_2 = inout(reg) weights[2] => _,
+                weights_3 = inout(reg) weights[3] => _,
                 vector = in(reg) 64usize,
-                sums = in(reg) sums,
+                from = in(reg) from.first,
+                from_row = in(reg) from.row_bytes,
+                to = in(reg) to.first,
+                to_row = in(reg) to.row_bytes,
                 steps = inout(reg) steps => _,
-                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),
             );
         }

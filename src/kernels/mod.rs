@@ -13,9 +13,11 @@
 //! | [`matmul`] | weights packed into panels, dense or quantized, and the product with rows |
 //! | [`kv`] | key and value blocks of one layer: layout, writing, copying, reading |
 //! | [`attention`] | ragged attention over block tables, shared blocks walked once |
+//! | [`aligned`] | buffers at cache lines, in large pages |
 //! | [`mmap`] | read-only memory maps of files |
 //! | [`rows`] | norms, rotary embedding, activations, argmax: one row at a time |
 
+mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 pub mod attention;
@@ -26,6 +28,8 @@ pub mod mmap;
 pub mod pool;
 pub mod rows;
 mod simd;
+#[cfg(test)]
+mod testing;
 
 pub use attention::{AttentionPlan, AttentionRow, AttentionShape, fused_attention};
 pub use isa::Isa;

@@ -16,7 +16,7 @@ use trunkline::engine::loader::{
 };
 use trunkline::engine::sampler::SamplingParameters;
 use trunkline::engine::step::{AdmittedSequence, RowInput, SequenceRows, StepPlan, StopRule};
-use trunkline::engine::{AttentionKind, Engine, EngineOptions, KvDtype, KvSize};
+use trunkline::engine::{AttentionKind, Engine, EngineOptions, KvDtype, KvSize, MatmulPrecision};
 use trunkline::ids::{BlockId, SequenceId, TokenId};
 
 /// max |difference| / max |expected|.
@@ -188,6 +188,8 @@ fn check_weights(
     for attention in [AttentionKind::Portable, AttentionKind::Fused] {
         let options = EngineOptions {
             attention,
+            // The reference computes with f32 activations.
+            precision: MatmulPrecision::Exact,
             kv_dtype: KvDtype::F32,
             kv_size: KvSize::Blocks(16),
             block_size: BLOCK_SIZE,

@@ -7,11 +7,13 @@ use crate::actors::scheduler::{EngineFacts, EngineOutputs, SchedulerOptions, Ste
 use crate::config::{Auto, Config};
 use crate::engine::loader::quantize::CacheOptions;
 use crate::engine::loader::{
-    self, HubOptions, LoadError, QuantizeOptions, RecommendedSampling, TextAssets, hub,
+    self, FileLocation, HubOptions, LoadError, QuantizeOptions, RecommendedSampling, TextAssets,
+    hub,
 };
 use crate::engine::step::StepPlan;
 use crate::engine::{
     EngineError, EngineHandle, EngineInfo, EngineOptions, EngineStopped, EngineThread, KvSize,
+    MatmulPrecision,
 };
 use crate::prompt::{PromptAssets, PromptError, PromptFormat};
 
@@ -38,6 +40,7 @@ impl LoadOptions {
                 device: config.device,
                 kv_dtype: config.kv_dtype,
                 attention: config.attention,
+                precision: config.matmul_precision,
                 kv_size: match (config.kv_memory, config.kv_blocks) {
                     (_, Auto::Set(blocks)) => KvSize::Blocks(blocks),
                     (Auto::Set(size), _) => KvSize::Bytes(size.0),
@@ -125,7 +128,14 @@ pub fn load(
         }
         to_scheduler(output);
     });
-    let (engine, info) = EngineThread::start(model, options.engine.clone(), sink)?;
+    let mut engine = options.engine.clone();
+    if matches!(files.location, FileLocation::Embedded(_))
+        && engine.precision == MatmulPrecision::Auto
+    {
+        // The demo model's answers are the same on every machine.
+        engine.precision = MatmulPrecision::Exact;
+    }
+    let (engine, info) = EngineThread::start(model, engine, sink)?;
     Ok(StartedModel {
         engine,
         info,

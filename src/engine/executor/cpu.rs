@@ -22,11 +22,13 @@ use crate::engine::step::BlockCopy;
 use crate::ids::BlockId;
 use crate::kernels::{
     self, AttentionPlan, AttentionRow, AttentionShape, HeadRows, KernelError, KvLayer, KvLayout,
-    KvSlot, KvType, PackedMatrix, ThreadPool, fused_attention,
+    KvSlot, KvType, PackedMatrix, Precision, ThreadPool, fused_attention,
 };
 
 /// Packs weights for the kernels.
-struct CpuBackend;
+struct CpuBackend {
+    precision: Precision,
+}
 
 /// Stacked projections and their bias.
 struct CpuLinear {
@@ -46,6 +48,12 @@ impl CpuLinear {
         output.resize(rows * self.matrix.out_features(), 0.0);
         self.matrix
             .matmul(pool, input, self.bias.as_deref(), output)
+    }
+}
+
+impl CpuBackend {
+    fn pack(&self, weight: Weight) -> Result<PackedMatrix, EngineError> {
+        Ok(pack(weight)?.with_precision(self.precision))
     }
 }
 
@@ -84,7 +92,10 @@ impl WeightBackend for CpuBackend {
     type Vector = Vec<f32>;
 
     fn linear(&self, parts: Vec<Weight>, bias: Option<Vec<f32>>) -> Result<CpuLinear, EngineError> {
-        let parts = parts.into_iter().map(pack).collect::<Result<Vec<_>, _>>()?;
+        let parts = parts
+            .into_iter()
+            .map(|part| self.pack(part))
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(CpuLinear {
             matrix: Arc::new(PackedMatrix::stack(parts)?),
             bias,
@@ -92,7 +103,7 @@ impl WeightBackend for CpuBackend {
     }
 
     fn embedding(&self, weight: Weight) -> Result<Arc<PackedMatrix>, EngineError> {
-        Ok(Arc::new(pack(weight)?))
+        Ok(Arc::new(self.pack(weight)?))
     }
 
     fn tied_head(&self, embedding: &Arc<PackedMatrix>) -> Result<CpuLinear, EngineError> {
@@ -323,7 +334,8 @@ impl CpuExecutor {
         size: KvPoolSize,
         options: &EngineOptions,
     ) -> Result<Self, EngineError> {
-        let decoder = Decoder::build(description, weights, &CpuBackend)?;
+        let precision = options.precision.on_this_machine();
+        let decoder = Decoder::build(description, weights, &CpuBackend { precision })?;
         let d = &decoder.description;
         let layout = KvLayout {
             kv_heads: d.kv_heads,

@@ -13,7 +13,7 @@ use crate::engine::sampler::SamplingParameters;
 use crate::engine::step::{
     AdmittedSequence, BlockCopy, RowInput, SequenceRows, StepPlan, StopRule,
 };
-use crate::engine::{AttentionKind, Engine, KvDtype};
+use crate::engine::{AttentionKind, Engine, EngineOptions, KvDtype, MatmulPrecision};
 use crate::ids::{BlockId, SequenceId, TokenId};
 
 /// A request, and what came of it when it ran alone: the bits of the logits, and the tokens.
@@ -264,10 +264,13 @@ fn requests(random: &mut Random) -> Vec<Request> {
 }
 
 fn check(architecture: Architecture, format: Format, attention: AttentionKind, kv_dtype: KvDtype) {
+    check_with(architecture, format, &model::options(attention, kv_dtype));
+}
+
+fn check_with(architecture: Architecture, format: Format, options: &EngineOptions) {
     let config = model::config(architecture);
     let weights = model::weights(&config, format);
-    let options = model::options(attention, kv_dtype);
-    let mut engine = Engine::new(&config, &weights, &options).expect("an engine");
+    let mut engine = Engine::new(&config, &weights, options).expect("an engine");
     let mut random = Random::new(7);
     let mut requests = requests(&mut random);
     for request in &mut requests {
@@ -345,6 +348,18 @@ fn bf16_weights_fused_attention() {
         AttentionKind::Fused,
         KvDtype::Bf16,
     );
+}
+
+/// Activations rounded to `bf16`: by the matrix unit or the dot product where the machine has them.
+#[test]
+fn bf16_weights_fast_products() {
+    for attention in [AttentionKind::Fused, AttentionKind::Portable] {
+        let options = EngineOptions {
+            precision: MatmulPrecision::Fast,
+            ..model::options(attention, KvDtype::F16)
+        };
+        check_with(Architecture::Qwen3, Format::Dense(DType::BF16), &options);
+    }
 }
 
 #[test]

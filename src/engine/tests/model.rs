@@ -7,7 +7,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 
 use crate::engine::loader::{Architecture, LoadError, ModelConfig, RopeScaling, Weight, Weights};
-use crate::engine::{AttentionKind, DeviceChoice, EngineOptions, KvDtype, KvSize};
+use crate::engine::{AttentionKind, DeviceChoice, EngineOptions, KvDtype, KvSize, MatmulPrecision};
 use crate::ids::TokenId;
 
 /// Numbers from a seed, for weights and for random plans.
@@ -216,6 +216,7 @@ pub fn options(attention: AttentionKind, kv_dtype: KvDtype) -> EngineOptions {
         device: DeviceChoice::Cpu,
         kv_dtype,
         attention,
+        precision: MatmulPrecision::Exact,
         kv_size: KvSize::Blocks(1000),
         block_size: 16,
         threads: 2,

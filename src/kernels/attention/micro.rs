@@ -1,4 +1,6 @@
 //! The innermost loops of attention: some (row, head) pairs against the keys or values of a partition.
+//!
+//! No vector operation stands in a closure here, see [`crate::kernels::simd`].
 
 use std::marker::PhantomData;
 
@@ -61,24 +63,38 @@ pub(super) struct Blocks<'a, T> {
 }
 
 impl<T> Blocks<'_, T> {
-    /// Calls `visit(block's pointer, its scales, first slot, slots, first key)` for each block in order.
+    /// The part of the partition in each block, in order.
     #[inline(always)]
-    fn each(&self, mut visit: impl FnMut(*const T, *const f32, usize, usize, usize)) {
+    fn parts(&self) -> impl Iterator<Item = Part<T>> {
         let (mut key, mut slot) = (0, self.first_slot);
-        for block in self.blocks {
+        self.blocks.iter().map(move |block| {
             let slots = (self.block_size - slot).min(self.keys - key);
-            visit(
-                self.base.wrapping_add(block.0 as usize * self.block_length),
-                self.scales
+            let part = Part {
+                block: self.base.wrapping_add(block.0 as usize * self.block_length),
+                scales: self
+                    .scales
                     .wrapping_add(block.0 as usize * self.scale_length),
                 slot,
                 slots,
                 key,
-            );
+            };
             key += slots;
             slot = 0;
-        }
+            part
+        })
     }
+}
+
+/// Neighbouring keys of a partition that lie in one block.
+struct Part<T> {
+    block: *const T,
+    /// The block's scales.
+    scales: *const f32,
+    /// The first one's slot.
+    slot: usize,
+    slots: usize,
+    /// The first one's place in the partition.
+    key: usize,
 }
 
 /// Scores of all keys: `scores[pair][key] = query · key`, one chain of multiply-adds along the dimensions.
@@ -131,17 +147,18 @@ impl<T: KvElement, const M: usize> SimdTask for Scores<'_, T, M> {
         let (size, dim) = (self.keys.block_size, self.dim);
         let queries = self.queries.as_ptr();
         let scores = self.scores.as_mut_ptr();
-        self.keys.each(|block, scales, slot, slots, key| {
+        for part in self.keys.parts() {
             let mut done = 0;
-            while done < slots {
+            while done < part.slots {
                 // SAFETY: promised by the caller.
                 unsafe {
-                    let (keys, to) = (block.add(slot + done), scores.add(key + done));
+                    let keys = part.block.add(part.slot + done);
+                    let to = scores.add(part.key + done);
                     if T::SCALED {
-                        let scales = scales.wrapping_add(slot + done);
+                        let scales = part.scales.wrapping_add(part.slot + done);
                         score_scaled::<S, T, M>(keys, scales, size, queries, dim, to);
                         done += LANES;
-                    } else if const { S::SUMS >= 24 } && slots - done > LANES {
+                    } else if const { S::SUMS >= 24 } && part.slots - done > LANES {
                         score::<S, T, M, 2>(keys, size, queries, dim, to);
                         done += 2 * LANES;
                     } else {
@@ -150,7 +167,7 @@ impl<T: KvElement, const M: usize> SimdTask for Scores<'_, T, M> {
                     }
                 }
             }
-        });
+        }
     }
 }
 
@@ -167,12 +184,15 @@ unsafe fn score<S: Simd, T: KvElement, const M: usize, const N: usize>(
     // SAFETY: promised by the caller.
     unsafe {
         let mut sums = [[S::splat(0.0); N]; M];
+        let mut loaded = [S::splat(0.0); N];
         for _ in 0..dim {
-            let loaded: [S::F; N] = std::array::from_fn(|n| T::load::<S>(keys.add(n * LANES)));
+            for (n, loaded) in loaded.iter_mut().enumerate() {
+                *loaded = T::load::<S>(keys.add(n * LANES));
+            }
             for (m, sums) in sums.iter_mut().enumerate() {
                 let query = S::splat(*queries.add(m));
-                for n in 0..N {
-                    sums[n] = S::fma(loaded[n], query, sums[n]);
+                for (sum, &keys) in sums.iter_mut().zip(&loaded) {
+                    *sum = S::fma(keys, query, *sum);
                 }
             }
             keys = keys.wrapping_add(size);
@@ -316,28 +336,28 @@ impl<T: KvElement, const M: usize, const N: usize> SimdTask for Values<'_, T, M,
         // SAFETY: promised by the caller.
         unsafe {
             let mut sums = [[S::splat(0.0); N]; M];
-            values.each(|block, scales, slot, slots, first| {
-                let mut value = block.add(slot * padded + from);
-                let mut scale = scales.wrapping_add(slot * scale_count);
-                for key in first..first + slots {
-                    let loaded: [S::F; N] = std::array::from_fn(|n| {
-                        let loaded = T::load::<S>(value.add(n * LANES));
-                        if !T::SCALED {
-                            return loaded;
+            let mut loaded = [S::splat(0.0); N];
+            for part in values.parts() {
+                let mut value = part.block.add(part.slot * padded + from);
+                let mut scale = part.scales.wrapping_add(part.slot * scale_count);
+                for key in part.key..part.key + part.slots {
+                    for (n, loaded) in loaded.iter_mut().enumerate() {
+                        *loaded = T::load::<S>(value.add(n * LANES));
+                        if T::SCALED {
+                            let scale = *scale.add((from + n * LANES) / SCALED_DIMS);
+                            *loaded = S::mul(*loaded, S::splat(scale));
                         }
-                        let part = (from + n * LANES) / SCALED_DIMS;
-                        S::mul(loaded, S::splat(*scale.add(part)))
-                    });
+                    }
                     for (m, sums) in sums.iter_mut().enumerate() {
                         let weight = S::splat(*weights.add(m * SCORES + key));
-                        for n in 0..N {
-                            sums[n] = S::fma(loaded[n], weight, sums[n]);
+                        for (sum, &value) in sums.iter_mut().zip(&loaded) {
+                            *sum = S::fma(value, weight, *sum);
                         }
                     }
                     value = value.wrapping_add(padded);
                     scale = scale.wrapping_add(scale_count);
                 }
-            });
+            }
             for (m, sums) in sums.iter().enumerate() {
                 for (n, &sum) in sums.iter().enumerate() {
                     // A negative zero, which only rounding leaves, becomes the zero that a masked key

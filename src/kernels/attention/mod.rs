@@ -17,7 +17,9 @@ pub use plan::{AttentionPlan, AttentionRow, AttentionShape};
 use super::isa::Isa;
 use super::kv::{KvLayer, with_buffers};
 use super::{KernelError, SharedMut, ThreadPool};
-use walk::{States, Walk, WalkScratch};
+use micro::MAX_PAIRS;
+use plan::Task;
+use walk::{Partials, States, Walk, WalkScratch};
 
 /// Keys of a partition. Independent of the block size.
 pub const PARTITION: usize = 128;
@@ -25,9 +27,28 @@ pub const PARTITION: usize = 128;
 /// Multiply-adds below which attention is not worth sharing among threads.
 const SMALL: usize = 64 * 1024;
 
+/// Kept from call to call by the thread that calls.
+#[derive(Default)]
+struct Scratch {
+    /// The states of rows between levels.
+    states: Vec<f32>,
+    /// Results of single partitions.
+    partials: Vec<f32>,
+}
+
 thread_local! {
-    /// The states of rows between levels, kept from call to call by the thread that calls.
-    static STATES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static BUFFERS: RefCell<Scratch> = RefCell::new(Scratch::default());
+}
+
+/// Into how many pieces each walk of a level is cut, if it is: when there are fewer walks than threads
+/// can share evenly, each with few rows, as of a lone decode row with a long context.
+fn pieces(pool: &ThreadPool, tasks: &[Task], walks: usize, group: usize) -> Option<usize> {
+    let shortest = tasks.iter().map(|task| task.partitions.len()).min()?;
+    let few_rows = tasks
+        .iter()
+        .all(|task| task.rows.len() * group <= MAX_PAIRS);
+    let pieces = (4 * pool.threads()).div_ceil(walks).min(shortest);
+    (pool.threads() > 1 && walks < 2 * pool.threads() && few_rows && pieces > 1).then_some(pieces)
 }
 
 /// Attention of all rows of `plan` over the keys and values of one layer.
@@ -72,25 +93,64 @@ fn attention_on(
         "attention: queries too short"
     );
     let out = SharedMut::new(out);
-    STATES.with_borrow_mut(|states| {
+    let group = shape.query_heads / shape.kv_heads;
+    let worth = plan.work() * width > SMALL;
+    BUFFERS.with_borrow_mut(|Scratch { states, partials }| {
         let states = States::new(states, plan, layout);
-        for tasks in plan.levels() {
-            // All tasks of a head first: neighbours then find shared blocks in the cache.
-            let walk = |index: usize| {
-                let (kv_head, task) = (index / tasks.len(), &tasks[index % tasks.len()]);
+        /// A walk over the layer's blocks, whatever their type, given to a method of [`Walk`].
+        macro_rules! walk {
+            ($task:expr, $kv_head:expr, $walk:ident => $use_walk:expr) => {
                 WalkScratch::with(|scratch| {
                     with_buffers!(layer.storage(), buffers => {
+                        let (task, kv_head) = ($task, $kv_head);
                         let (plan, states) = (&*plan, states);
-                        let walk = Walk { isa, plan, layout, buffers, task, kv_head, queries, stride, out, states, scratch };
-                        // SAFETY: the ISA is available; a level's tasks have disjoint rows and KV heads
-                        // disjoint query heads, so each walk writes its own part of `out` and of the
-                        // states; the plan's blocks were checked.
-                        unsafe { walk.run() }
+                        let $walk = Walk { isa, plan, layout, buffers, task, kv_head, queries, stride, out, states, scratch };
+                        $use_walk
                     });
-                });
+                })
             };
+        }
+        for tasks in plan.levels() {
             let walks = tasks.len() * layout.kv_heads;
-            pool.run_if(plan.work() * width > SMALL, walks, |_, index| walk(index))?;
+            let pieces = pieces(pool, tasks, walks, group).filter(|_| worth);
+            if let Some(pieces) = pieces {
+                // Too few walks for the threads: each is done in pieces, whose results are then combined.
+                let task_at = |walk: usize| (walk / tasks.len(), &tasks[walk % tasks.len()]);
+                let pairs = |task: &Task| task.rows.len() * group;
+                let size =
+                    |task: &Task| Partials::size(task.partitions.len(), pairs(task), layout);
+                let largest = tasks.iter().map(size).max().unwrap_or(0);
+                walk::grow(partials, walks * largest);
+                let partials = SharedMut::new(partials);
+                let results = |walk: usize, task: &Task| {
+                    Partials::new(partials, walk * largest, task, pairs(task), layout)
+                };
+                pool.run(walks * pieces, |_, index| {
+                    let (walk, piece) = (index / pieces, index % pieces);
+                    let (kv_head, task) = task_at(walk);
+                    let at = |piece: usize| {
+                        task.partitions.start + task.partitions.len() * piece / pieces
+                    };
+                    let results = results(walk, task);
+                    // SAFETY: as below; pieces are different partitions.
+                    walk!(task, kv_head, it => unsafe { it.spread(at(piece)..at(piece + 1), results) });
+                })?;
+                pool.run(walks, |_, walk| {
+                    let (kv_head, task) = task_at(walk);
+                    let results = results(walk, task);
+                    // SAFETY: as below; all pieces are done.
+                    walk!(task, kv_head, it => unsafe { it.gather(results) });
+                })?;
+                continue;
+            }
+            // All tasks of a head first: neighbours then find shared blocks in the cache.
+            pool.run_if(worth, walks, |_, index| {
+                let (kv_head, task) = (index / tasks.len(), &tasks[index % tasks.len()]);
+                // SAFETY: the ISA is available; a level's tasks have disjoint rows and KV heads disjoint
+                // query heads, so each walk writes its own part of `out` and of the states; the plan's
+                // blocks were checked.
+                walk!(task, kv_head, it => unsafe { it.run() });
+            })?;
         }
         Ok(())
     })

@@ -2,24 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ids::BlockId;
+use crate::kernels::testing::{bits, numbers};
 use crate::kernels::{KvLayout, KvSlot, KvType};
-
-/// Numbers that look random and are the same in every run.
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..count)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-        })
-        .collect()
-}
-
-fn bits(x: &[f32]) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
-}
 
 /// Sequences in one layer's blocks, with the queries of all their positions.
 struct World {
@@ -313,6 +297,33 @@ fn a_row_has_the_same_bits_in_any_chunk_and_batch() {
             rows.push((1, 289));
             rows.extend((0..3).map(|p| (2, p)));
             assert_rows_independent(&world, &rows);
+        }
+    }
+}
+
+/// Few rows with many keys are cut into pieces, more of them the more threads there are.
+#[test]
+fn threads_change_no_bit_of_a_long_context() {
+    for (window, rows) in [
+        (None, vec![(0, 1100)]),
+        (Some(300), vec![(0, 1100)]),
+        // The second row has keys of its own behind the shared ones: a second level.
+        (None, vec![(0, 1100), (1, 900)]),
+    ] {
+        let mut setup = Setup::new(KvType::F16, 32);
+        setup.window = window;
+        setup.threads = 1;
+        let alone = World::new(setup, &[1101, 901], 512);
+        let expected = alone.attend(&rows);
+        for threads in [2, 3, 16] {
+            setup.threads = threads;
+            let world = World::new(setup, &[1101, 901], 512);
+            let found = world.attend(&rows);
+            assert_eq!(
+                bits(&found),
+                bits(&expected),
+                "{threads} threads, {window:?}"
+            );
         }
     }
 }

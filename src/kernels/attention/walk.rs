@@ -1,6 +1,7 @@
 //! One KV head's walk through the partitions of a task.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::PARTITION;
 use super::micro::{
@@ -32,7 +33,7 @@ thread_local! {
     static SCRATCH: RefCell<WalkScratch> = RefCell::new(WalkScratch::default());
 }
 
-fn grow(buffer: &mut Vec<f32>, len: usize) {
+pub(super) fn grow(buffer: &mut Vec<f32>, len: usize) {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
@@ -86,6 +87,70 @@ impl States {
     }
 }
 
+/// The largest score and the sum of weights of no keys.
+const NOTHING: (f32, f32) = (f32::NEG_INFINITY, 0.0);
+
+/// Adds a partition's result to a pair's state.
+///
+/// # Safety
+/// The ISA is available; `partial` and the state's sums are as long as each other, in whole vectors.
+unsafe fn combine(isa: Isa, state: State<'_>, (maximum, total): (f32, f32), partial: &[f32]) {
+    if maximum == f32::NEG_INFINITY {
+        return;
+    }
+    let task = Combine {
+        state,
+        maximum,
+        total,
+        partial,
+    };
+    // SAFETY: promised by the caller.
+    unsafe { dispatch(isa, task) }
+}
+
+/// Results of single partitions of one task and KV head, for each partition and pair the largest score,
+/// the sum of weights and the weighted sums of values.
+#[derive(Clone, Copy)]
+pub(super) struct Partials {
+    numbers: SharedMut<f32>,
+    first_partition: usize,
+    pairs: usize,
+    /// Numbers of one result.
+    length: usize,
+}
+
+impl Partials {
+    /// Numbers that the results of `partitions` for `pairs` take.
+    pub(super) fn size(partitions: usize, pairs: usize, layout: &KvLayout) -> usize {
+        partitions * pairs * (2 + layout.padded_dim())
+    }
+
+    /// Results from number `start` of `numbers` on.
+    pub(super) fn new(
+        numbers: SharedMut<f32>,
+        start: usize,
+        task: &Task,
+        pairs: usize,
+        layout: &KvLayout,
+    ) -> Self {
+        Self {
+            numbers: SharedMut(numbers.at(start)),
+            first_partition: task.partitions.start,
+            pairs,
+            length: 2 + layout.padded_dim(),
+        }
+    }
+
+    /// # Safety
+    /// The partition is one of the task's, the buffer holds [`Self::size`] numbers, and nobody else uses
+    /// this result.
+    unsafe fn of<'a>(self, partition: usize, pair: usize) -> &'a mut [f32] {
+        let place = (partition - self.first_partition) * self.pairs + pair;
+        // SAFETY: promised by the caller.
+        unsafe { self.numbers.slice(place * self.length, self.length) }
+    }
+}
+
 pub(super) struct Walk<'a, T> {
     pub(super) isa: Isa,
     pub(super) plan: &'a AttentionPlan,
@@ -118,6 +183,80 @@ impl<T: KvElement> Walk<'_, T> {
     /// The ISA is available, all blocks of the tables are inside the buffers, and nobody else uses this
     /// KV head's part of the task's rows of `out` and of the states.
     pub(super) unsafe fn run(mut self) {
+        let (pairs, count) = self.prepare();
+        // SAFETY: promised by the caller, here and below.
+        unsafe { self.load_states(pairs) };
+        for partition in self.task.partitions.clone() {
+            for index in 0..count {
+                let tile = self.tile(index, count, pairs);
+                if let Some(found) = unsafe { self.partition(partition, tile) } {
+                    for (m, &found) in found.iter().enumerate().take(tile.count) {
+                        let padded = self.layout.padded_dim();
+                        let scratch = &mut *self.scratch;
+                        let partial = &scratch.partial[m * padded..][..padded];
+                        let state = State {
+                            maximum: &mut scratch.maxima[tile.first + m],
+                            total: &mut scratch.totals[tile.first + m],
+                            sums: &mut scratch.sums[(tile.first + m) * padded..][..padded],
+                        };
+                        unsafe { combine(self.isa, state, found, partial) };
+                    }
+                }
+            }
+        }
+        unsafe { self.finish(pairs) };
+    }
+
+    /// Works out some of the task's partitions and keeps the results, for [`Self::gather`] to combine.
+    ///
+    /// # Safety
+    /// As [`Self::run`], but what nobody else uses are these partitions' parts of `results`.
+    pub(super) unsafe fn spread(mut self, partitions: Range<usize>, results: Partials) {
+        let (pairs, count) = self.prepare();
+        for partition in partitions {
+            for index in 0..count {
+                let tile = self.tile(index, count, pairs);
+                // SAFETY: promised by the caller, here and below.
+                let found = unsafe { self.partition(partition, tile) };
+                for m in 0..tile.count {
+                    let padded = self.layout.padded_dim();
+                    let kept = unsafe { results.of(partition, tile.first + m) };
+                    (kept[0], kept[1]) = found.map_or(NOTHING, |found| found[m]);
+                    if kept[0] != f32::NEG_INFINITY {
+                        kept[2..].copy_from_slice(&self.scratch.partial[m * padded..][..padded]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Combines what [`Self::spread`] has kept of all the task's partitions, in the order in which
+    /// [`Self::run`] does: the bits are the same.
+    ///
+    /// # Safety
+    /// As [`Self::run`]; `results` holds all of the task's partitions, and nobody writes them.
+    pub(super) unsafe fn gather(mut self, results: Partials) {
+        let (pairs, _) = self.prepare();
+        // SAFETY: promised by the caller, here and below.
+        unsafe { self.load_states(pairs) };
+        let padded = self.layout.padded_dim();
+        for partition in self.task.partitions.clone() {
+            for pair in 0..pairs {
+                let kept = unsafe { results.of(partition, pair) };
+                let scratch = &mut *self.scratch;
+                let state = State {
+                    maximum: &mut scratch.maxima[pair],
+                    total: &mut scratch.totals[pair],
+                    sums: &mut scratch.sums[pair * padded..][..padded],
+                };
+                unsafe { combine(self.isa, state, (kept[0], kept[1]), &kept[2..]) };
+            }
+        }
+        unsafe { self.finish(pairs) };
+    }
+
+    /// Packs the queries and empties the states; gives the number of pairs and of tiles.
+    fn prepare(&mut self) -> (usize, usize) {
         let pairs = self.task.rows.len() * self.group();
         let count = pairs.div_ceil(max_pairs(self.isa));
         self.scratch
@@ -126,15 +265,7 @@ impl<T: KvElement> Walk<'_, T> {
             let tile = self.tile(index, count, pairs);
             self.pack_queries(tile);
         }
-        // SAFETY: promised by the caller, here and below.
-        unsafe { self.load_states(pairs) };
-        for partition in self.task.partitions.clone() {
-            for index in 0..count {
-                let tile = self.tile(index, count, pairs);
-                unsafe { self.partition(partition, tile) };
-            }
-        }
-        unsafe { self.finish(pairs) };
+        (pairs, count)
     }
 
     /// Tile `index` of `count`, as equal as possible.
@@ -213,14 +344,19 @@ impl<T: KvElement> Walk<'_, T> {
         }
     }
 
-    /// One partition's part of a tile's attention, combined with what came before.
+    /// One partition's part of a tile's attention: each pair's largest score and sum of weights; the
+    /// weighted sums of values are in the scratch. `None` where no pair sees a key.
     ///
     /// # Safety
     /// As [`Self::run`].
-    unsafe fn partition(&mut self, partition: usize, tile: Tile) {
+    unsafe fn partition(
+        &mut self,
+        partition: usize,
+        tile: Tile,
+    ) -> Option<[(f32, f32); MAX_PAIRS]> {
         let start = partition * PARTITION;
         if tile.last_key < start || tile.first_key >= start + PARTITION {
-            return;
+            return None;
         }
         let (layout, isa) = (self.layout, self.isa);
         let (dim, padded, size) = (layout.head_dim, layout.padded_dim(), layout.block_size);
@@ -251,7 +387,7 @@ impl<T: KvElement> Walk<'_, T> {
             scales: scales_of(&self.buffers.value_scales),
             ..key_blocks
         };
-        let mut found = [(f32::NEG_INFINITY, 0.0f32); MAX_PAIRS];
+        let mut found = [NOTHING; MAX_PAIRS];
         let queries = &self.scratch.queries[tile.index * MAX_PAIRS * dim..];
         // SAFETY: promised by the caller; the scratch was grown for all pairs.
         unsafe {
@@ -279,30 +415,7 @@ impl<T: KvElement> Walk<'_, T> {
         let (weights, partial) = (&self.scratch.scores, &mut self.scratch.partial);
         // SAFETY: as for the scores.
         unsafe { values(isa, tile.kernel, value_blocks, weights, padded, partial) };
-        for (m, &(maximum, total)) in found.iter().enumerate().take(tile.count) {
-            if maximum == f32::NEG_INFINITY {
-                continue;
-            }
-            let pair = tile.first + m;
-            let state = State {
-                maximum: &mut self.scratch.maxima[pair],
-                total: &mut self.scratch.totals[pair],
-                sums: &mut self.scratch.sums[pair * padded..][..padded],
-            };
-            let partial = &self.scratch.partial[m * padded..][..padded];
-            // SAFETY: the ISA is available.
-            unsafe {
-                dispatch(
-                    isa,
-                    Combine {
-                        state,
-                        maximum,
-                        total,
-                        partial,
-                    },
-                )
-            };
-        }
+        Some(found)
     }
 
     /// Writes the results of rows that end here, and the states of those that go on.

@@ -8,21 +8,25 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
+use super::activations::{Activations, Kind, RowTile};
 use super::micro::{
-    KernelSize, MicroArgs, PanelElement, kernel_rows, max_rows, multiply, multiply_pairs,
-    panel_group,
+    KernelSize, MicroArgs, PanelElement, multiply, multiply_pairs, pair_of, panel_group,
 };
 #[cfg(target_arch = "x86_64")]
 use super::tiles::{self, TileWeights};
 use super::{Precision, Target};
+use crate::kernels::aligned::{AlignedBuffer, Number};
 use crate::kernels::isa::Isa;
 use crate::kernels::simd::LANES;
-use crate::kernels::{KernelError, SharedMut, ThreadPool};
+use crate::kernels::{KernelError, ThreadPool};
 
 /// Multiply-adds below which a product is not worth sharing among threads.
 const SMALL: usize = 128 * 1024;
 /// Rows whose activations are kept in the second-level cache while panels stream past them.
 const ROW_BLOCK_BYTES: usize = 384 * 1024;
+
+/// The most panels of a tile of work.
+const MAX_CHUNK: usize = 16;
 
 pub(super) struct DenseMatrix {
     out_features: usize,
@@ -32,10 +36,10 @@ pub(super) struct DenseMatrix {
 }
 
 enum Panels {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
+    F32(AlignedBuffer<f32>),
+    F16(AlignedBuffer<f16>),
     /// Pairs of inputs: the even one in the lower half.
-    Bf16(Vec<u32>),
+    Bf16(AlignedBuffer<u32>),
 }
 
 /// Packs row-major weights: `put(panel slot, even weight, odd weight)` for each pair of inputs, where the
@@ -55,12 +59,19 @@ fn for_pairs<T: Copy>(weights: &[T], inputs: usize, zero: T, mut put: impl FnMut
 }
 
 /// Packs weights of which a panel holds first the even inputs' sixteen outputs, then the odd ones'.
-fn pack_planes<T: Copy>(weights: &[T], outputs: usize, inputs: usize, zero: T) -> Vec<T> {
-    let mut panels = vec![zero; 2 * LANES * outputs.div_ceil(LANES) * inputs.div_ceil(2)];
+fn pack_planes<T: Number>(
+    weights: &[T],
+    outputs: usize,
+    inputs: usize,
+    zero: T,
+) -> AlignedBuffer<T> {
+    let slots = LANES * outputs.div_ceil(LANES) * inputs.div_ceil(2);
+    let mut panels = AlignedBuffer::zeros(2 * slots);
+    let places = &mut panels[..];
     for_pairs(weights, inputs, zero, |slot, even, odd| {
         let place = slot / LANES * 2 * LANES + slot % LANES;
-        panels[place] = even;
-        panels[place + LANES] = odd;
+        places[place] = even;
+        places[place + LANES] = odd;
     });
     panels
 }
@@ -87,9 +98,11 @@ impl DenseMatrix {
     }
 
     pub(super) fn from_bf16(weights: &[bf16], out_features: usize, in_features: usize) -> Self {
-        let mut panels = vec![0u32; LANES * out_features.div_ceil(LANES) * in_features.div_ceil(2)];
+        let slots = LANES * out_features.div_ceil(LANES) * in_features.div_ceil(2);
+        let mut panels = AlignedBuffer::zeros(slots);
+        let places = &mut panels[..];
         for_pairs(weights, in_features, bf16::ZERO, |slot, even, odd| {
-            panels[slot] = pair_of(even, odd);
+            places[slot] = pair_of(even, odd);
         });
         let panels = Panels::Bf16(panels);
         Self {
@@ -102,6 +115,23 @@ impl DenseMatrix {
 
     pub(super) fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;
+    }
+
+    /// Takes the outputs of `next` in behind its own, if both are of one kind and its panels are whole.
+    pub(super) fn append(&mut self, next: &DenseMatrix) -> bool {
+        if !self.out_features.is_multiple_of(LANES)
+            || (self.in_features, self.precision) != (next.in_features, next.precision)
+        {
+            return false;
+        }
+        match (&mut self.panels, &next.panels) {
+            (Panels::F32(own), Panels::F32(next)) => own.append(next),
+            (Panels::F16(own), Panels::F16(next)) => own.append(next),
+            (Panels::Bf16(own), Panels::Bf16(next)) => own.append(next),
+            _ => return false,
+        }
+        self.out_features += next.out_features;
+        true
     }
 
     pub(super) fn out_features(&self) -> usize {
@@ -169,30 +199,30 @@ impl DenseMatrix {
         activations: &mut Activations,
         target: Target<'_>,
     ) -> Result<(), KernelError> {
-        let fast = self.precision == Precision::Fast
-            && isa.has_bf16_dot()
-            && matches!(self.panels, Panels::Bf16(_));
-        let kind = if fast { Kind::Bf16Pairs } else { Kind::F32 };
-        activations.pack(isa, pool, x, rows, self.in_features, kind)?;
+        let kind = self.activation_kind(isa);
+        activations.pack(isa, pool, x, self.in_features, kind)?;
         let activations = &*activations;
         let panels = self.out_features.div_ceil(LANES);
         // Panels a tile: at least 32 tiles of whole groups of four, up to sixteen panels.
-        let chunk = (panels.div_ceil(32)).next_multiple_of(4).min(16);
+        let chunk = (panels.div_ceil(32)).next_multiple_of(4).min(MAX_CHUNK);
         let chunks = panels.div_ceil(chunk);
-        let block = (ROW_BLOCK_BYTES / (self.pairs() * 2 * kind.size())).max(24);
-        let blocks = activations.blocks(block);
+        let tiles = activations.tiles(kind);
+        let block = (ROW_BLOCK_BYTES / (self.pairs() * 2 * kind.size())).max(32);
+        let blocks = rows.div_ceil(block).min(tiles.len());
         let work = Work {
             matrix: self,
             isa,
             activations,
             target,
-            fast,
+            kind,
         };
         let tile = |index: usize| {
-            let (block, first) = (index / chunks, index % chunks * chunk);
-            let tiles = activations.block(block, blocks);
+            // All rows with some panels first: weights come from memory once.
+            let (block, first) = (index % blocks, index / blocks * chunk);
+            let at = |block: usize| block * tiles.len() / blocks;
+            let panels = first..panels.min(first + chunk);
             // SAFETY: the ISA is available; each block and chunk has outputs of its own.
-            unsafe { work.run(tiles, first..panels.min(first + chunk)) }
+            unsafe { work.run(&tiles[at(block)..at(block + 1)], panels) }
         };
         if rows * self.out_features * self.in_features < SMALL {
             (0..blocks * chunks).for_each(tile);
@@ -201,172 +231,12 @@ impl DenseMatrix {
             pool.run(blocks * chunks, |_, index| tile(index))
         }
     }
-}
 
-fn pair_of(even: bf16, odd: bf16) -> u32 {
-    u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16
-}
-
-/// What activations are packed as.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    F32,
-    /// Rounded to `bf16`, two inputs a word.
-    Bf16Pairs,
-}
-
-impl Kind {
-    /// Bytes of one activation.
-    fn size(self) -> usize {
-        match self {
-            Kind::F32 => 4,
-            Kind::Bf16Pairs => 2,
-        }
-    }
-}
-
-/// Some rows that go through a micro-kernel together.
-#[derive(Clone, Copy)]
-struct RowTile {
-    first_row: usize,
-    rows: usize,
-    /// The micro-kernel's rows, at least `rows`.
-    kernel_rows: usize,
-    /// Where its activations begin, in numbers (`F32`) or pairs (`Bf16Pairs`).
-    start: usize,
-}
-
-/// Activations `[tile][input][row of the tile]`.
-#[derive(Default)]
-pub(super) struct Activations {
-    tiles: Vec<RowTile>,
-    numbers: Vec<f32>,
-    words: Vec<u32>,
-    has_numbers: bool,
-    has_words: bool,
-}
-
-impl Activations {
-    /// A new call: what is packed belongs to other rows.
-    pub(super) fn forget(&mut self) {
-        self.has_numbers = false;
-        self.has_words = false;
-    }
-
-    fn pack(
-        &mut self,
-        isa: Isa,
-        pool: &ThreadPool,
-        x: &[f32],
-        rows: usize,
-        inputs: usize,
-        kind: Kind,
-    ) -> Result<(), KernelError> {
-        let done = match kind {
-            Kind::F32 => &mut self.has_numbers,
-            Kind::Bf16Pairs => &mut self.has_words,
-        };
-        if std::mem::replace(done, true) {
-            return Ok(());
-        }
-        let pairs = inputs.div_ceil(2);
-        // Tiles as equal as possible.
-        let most = max_rows(isa);
-        let count = rows.div_ceil(most);
-        self.tiles.clear();
-        let (mut first_row, mut start) = (0, 0);
-        for index in 0..count {
-            let rows = (rows - first_row).div_ceil(count - index);
-            let kernel_rows = kernel_rows(rows);
-            self.tiles.push(RowTile {
-                first_row,
-                rows,
-                kernel_rows,
-                start,
-            });
-            first_row += rows;
-            start += kernel_rows * pairs;
-        }
-        let (len, tiles) = (start, &self.tiles);
-        // Starts are counted in pairs: twice that many numbers.
-        let (numbers, words) = match kind {
-            Kind::F32 => {
-                grow(&mut self.numbers, 2 * len);
-                (SharedMut::new(&mut self.numbers), None)
-            }
-            Kind::Bf16Pairs => {
-                grow(&mut self.words, len);
-                (
-                    SharedMut(std::ptr::null_mut()),
-                    Some(SharedMut::new(&mut self.words)),
-                )
-            }
-        };
-        let pack_tile = |tile: &RowTile| {
-            let source = &x[tile.first_row * inputs..][..tile.rows * inputs];
-            let len = tile.kernel_rows * pairs;
-            // SAFETY: each tile has its own part of the buffer, which was grown to hold all.
-            unsafe {
-                match words {
-                    None => {
-                        pack_numbers(source, inputs, tile, numbers.slice(2 * tile.start, 2 * len))
-                    }
-                    Some(words) => pack_pairs(source, inputs, tile, words.slice(tile.start, len)),
-                }
-            }
-        };
-        if x.len() < SMALL / 2 {
-            tiles.iter().for_each(pack_tile);
-            Ok(())
-        } else {
-            pool.run(tiles.len(), |_, index| pack_tile(&tiles[index]))
-        }
-    }
-
-    /// How many blocks of about `rows` rows there are.
-    fn blocks(&self, rows: usize) -> usize {
-        let last = self.tiles[self.tiles.len() - 1];
-        (last.first_row + last.rows)
-            .div_ceil(rows)
-            .min(self.tiles.len())
-    }
-
-    /// The tiles of one of `blocks` blocks.
-    fn block(&self, index: usize, blocks: usize) -> &[RowTile] {
-        let count = self.tiles.len();
-        &self.tiles[index * count / blocks..(index + 1) * count / blocks]
-    }
-}
-
-fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, T::default());
-    }
-}
-
-/// `out[input][row] = x[row][input]`, zeros for rows and inputs that fill up.
-fn pack_numbers(x: &[f32], inputs: usize, tile: &RowTile, out: &mut [f32]) {
-    let width = tile.kernel_rows;
-    if width > tile.rows || inputs % 2 == 1 {
-        out.fill(0.0);
-    }
-    for (row, x) in x.chunks_exact(inputs).enumerate() {
-        for (input, &x) in x.iter().enumerate() {
-            out[input * width + row] = x;
-        }
-    }
-}
-
-/// `out[pair][row]`: two inputs of a row as `bf16`, zeros for rows and inputs that fill up.
-fn pack_pairs(x: &[f32], inputs: usize, tile: &RowTile, out: &mut [u32]) {
-    let width = tile.kernel_rows;
-    if width > tile.rows {
-        out.fill(0);
-    }
-    for (row, x) in x.chunks_exact(inputs).enumerate() {
-        for (pair, x) in x.chunks(2).enumerate() {
-            let odd = x.get(1).copied().unwrap_or(0.0);
-            out[pair * width + row] = pair_of(bf16::from_f32(x[0]), bf16::from_f32(odd));
+    /// How this product's activations are packed, which says how it is computed.
+    fn activation_kind(&self, isa: Isa) -> Kind {
+        match (&self.panels, self.precision) {
+            (Panels::Bf16(_), Precision::Fast) if isa.has_bf16_dot() => Kind::Bf16Pairs,
+            _ => Kind::F32,
         }
     }
 }
@@ -377,7 +247,7 @@ struct Work<'a> {
     isa: Isa,
     activations: &'a Activations,
     target: Target<'a>,
-    fast: bool,
+    kind: Kind,
 }
 
 impl Work<'_> {
@@ -386,17 +256,19 @@ impl Work<'_> {
     /// # Safety
     /// The ISA is available and nobody else writes these rows' outputs of these panels.
     unsafe fn run(&self, tiles: &[RowTile], panels: Range<usize>) {
-        let numbers = self.activations.numbers.as_ptr();
+        let numbers = self.activations.numbers();
+        let pairs = self.activations.pairs();
         // SAFETY: promised by the caller.
         unsafe {
-            match &self.matrix.panels {
-                Panels::F32(weights) => self.all(tiles, panels, weights, numbers, multiply),
-                Panels::F16(weights) => self.all(tiles, panels, weights, numbers, multiply),
-                Panels::Bf16(weights) if self.fast => {
-                    let words = self.activations.words.as_ptr();
-                    self.all(tiles, panels, weights, words, multiply_pairs);
+            match (&self.matrix.panels, self.kind) {
+                (Panels::F32(weights), _) => self.all(tiles, panels, weights, numbers, multiply),
+                (Panels::F16(weights), _) => self.all(tiles, panels, weights, numbers, multiply),
+                (Panels::Bf16(weights), Kind::F32) => {
+                    self.all(tiles, panels, weights, numbers, multiply);
                 }
-                Panels::Bf16(weights) => self.all(tiles, panels, weights, numbers, multiply),
+                (Panels::Bf16(weights), Kind::Bf16Pairs) => {
+                    self.all(tiles, panels, weights, pairs, multiply_pairs);
+                }
             }
         }
     }
@@ -408,27 +280,29 @@ impl Work<'_> {
         tiles: &[RowTile],
         panels: Range<usize>,
         weights: &[E],
-        x: *const X,
-        multiply: unsafe fn(Isa, KernelSize, MicroArgs<E, X>),
+        x: &[X],
+        multiply: unsafe fn(Isa, KernelSize, &MicroArgs<E, X>),
     ) {
         let widest = tiles.iter().map(|tile| tile.kernel_rows).max().unwrap_or(0);
         let group = panel_group(self.isa, widest);
         let pairs = self.matrix.pairs();
-        // Activations of a pair of inputs: one word or two numbers.
-        let pair_length = if self.fast { 1 } else { 2 };
-        let mut panel = panels.start;
-        while panel < panels.end {
-            let width = if panels.end - panel >= group {
-                group
-            } else {
-                1
-            };
-            let first = panel * LANES;
-            for tile in tiles {
+        let panel_length = pairs * E::STEP;
+        // Rows outside, panels inside: results of neighbouring panels then go to neighbouring places, while
+        // a walk down all rows would touch a new page of the output every time.
+        for tile in tiles {
+            let x = x[tile.start..].as_ptr();
+            let mut panel = panels.start;
+            while panel < panels.end {
+                let width = if panels.end - panel >= group {
+                    group
+                } else {
+                    1
+                };
+                let first = panel * LANES;
                 let args = MicroArgs {
-                    weights: weights[panel * pairs * E::STEP..].as_ptr(),
-                    panel_length: pairs * E::STEP,
-                    x: x.wrapping_add(tile.start * pair_length),
+                    weights: weights[panel * panel_length..].as_ptr(),
+                    panel_length,
+                    x,
                     pairs,
                     out: self
                         .target
@@ -442,19 +316,14 @@ impl Work<'_> {
                         .bias
                         .map_or(std::ptr::null(), |bias| bias[first..].as_ptr()),
                 };
-                // SAFETY: promised by the caller; the panels and the tile lie inside their buffers.
-                unsafe {
-                    multiply(
-                        self.isa,
-                        KernelSize {
-                            rows: tile.kernel_rows,
-                            panels: width,
-                        },
-                        args,
-                    )
+                let size = KernelSize {
+                    rows: tile.kernel_rows,
+                    panels: width,
                 };
+                // SAFETY: promised by the caller; the panels and the tile lie inside their buffers.
+                unsafe { multiply(self.isa, size, &args) };
+                panel += width;
             }
-            panel += width;
         }
     }
 }

@@ -1,11 +1,16 @@
 //! The innermost loops of dense products: some rows against some panels, all sums in registers.
+//!
+//! No vector operation stands in a closure here, see [`crate::kernels::simd`].
 
-use std::marker::PhantomData;
-
-use half::f16;
+use half::{bf16, f16};
 
 use crate::kernels::isa::Isa;
 use crate::kernels::simd::{Bf16Dot, Bf16DotTask, LANES, Simd, SimdTask, dispatch, dispatch_bf16};
+
+/// Two `bf16` in one word: the even input in the lower half.
+pub(super) fn pair_of(even: bf16, odd: bf16) -> u32 {
+    u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16
+}
 
 /// Rows and panels that a micro-kernel takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,18 +19,42 @@ pub(super) struct KernelSize {
     pub(super) panels: usize,
 }
 
-/// The row counts that there are micro-kernels for; a tile in between is filled up with zero rows.
-const KERNEL_ROWS: [usize; 7] = [1, 2, 4, 6, 8, 10, 12];
-
-/// Whether there is a micro-kernel of `rows × panels` for a set that keeps `sums` vectors in registers.
-/// Few rows leave registers for more panels, whose chains hide each other's latency.
-const fn exists(rows: usize, panels: usize, sums: usize) -> bool {
-    let shape = match panels {
-        1 => true,
-        2 => rows >= 6,
-        _ => rows <= 6,
+/// The micro-kernels that there are, as `(rows, panels)`: the one table that selection, compilation and
+/// dispatch go by. A tile between two row counts is filled up with zero rows. Few rows leave registers for
+/// more panels, whose chains hide each other's latency.
+macro_rules! with_sizes {
+    ($use_sizes:ident) => {
+        $use_sizes!(
+            (1, 1),
+            (2, 1),
+            (4, 1),
+            (6, 1),
+            (8, 1),
+            (10, 1),
+            (12, 1),
+            (6, 2),
+            (8, 2),
+            (10, 2),
+            (12, 2),
+            (1, 4),
+            (2, 4),
+            (4, 4),
+            (6, 4)
+        )
     };
-    shape && rows * panels <= sums && (panels == 1 || sums >= 24)
+}
+
+macro_rules! table {
+    ($(($rows:literal, $panels:literal)),+) => {
+        [$(KernelSize { rows: $rows, panels: $panels }),+]
+    };
+}
+
+const SIZES: &[KernelSize] = &with_sizes!(table);
+
+/// Whether a set that keeps `sums` vectors in registers runs the micro-kernel of `rows × panels`.
+const fn fits(rows: usize, panels: usize, sums: usize) -> bool {
+    rows * panels <= sums && (panels == 1 || sums >= 24)
 }
 
 /// The most rows of a micro-kernel on this instruction set.
@@ -35,8 +64,10 @@ pub(super) fn max_rows(isa: Isa) -> usize {
 
 /// The smallest micro-kernel that takes `rows` rows, which are at most [`max_rows`].
 pub(super) fn kernel_rows(rows: usize) -> usize {
-    KERNEL_ROWS
-        .into_iter()
+    SIZES
+        .iter()
+        .filter(|size| size.panels == 1)
+        .map(|size| size.rows)
         .find(|&kernel| kernel >= rows)
         .unwrap_or(12)
 }
@@ -63,8 +94,8 @@ fn sums(isa: Isa) -> usize {
     unsafe { dispatch(isa, Sums) }
 }
 
-/// What a micro-kernel works on.
-#[derive(Clone, Copy)]
+/// What a micro-kernel works on. Passed on by reference only: a copy would load the fields in wider pieces
+/// than they were stored in, and so wait until the last kernel's results have left the store buffer.
 pub(super) struct MicroArgs<W, X> {
     /// The first panel; the others follow, `panel_length` elements each.
     pub(super) weights: *const W,
@@ -91,7 +122,23 @@ pub(super) trait PanelElement: Copy {
     /// # Safety
     /// As [`Simd`]; there are `STEP` elements.
     unsafe fn load<S: Simd>(panel: *const Self) -> (S::F, S::F);
+
+    /// Asks for what [`Self::load`] will want [`AHEAD`] bytes further on.
+    ///
+    /// # Safety
+    /// As [`Simd`]; `panel` may be any address.
+    #[inline(always)]
+    unsafe fn prefetch<S: Simd>(panel: *const Self) {
+        for line in 0..(Self::STEP * size_of::<Self>()).div_ceil(64) {
+            // SAFETY: promised by the caller.
+            unsafe { S::prefetch(panel.wrapping_byte_add(AHEAD + line * 64)) };
+        }
+    }
 }
+
+/// How far ahead weights are asked for: the machine's own prefetchers start anew at every page, and few
+/// rows leave little time to wait for memory.
+const AHEAD: usize = 2048;
 
 macro_rules! plane_element {
     ($type:ty, $load:ident) => {
@@ -128,44 +175,28 @@ impl PanelElement for u32 {
 pub(super) unsafe fn multiply<E: PanelElement>(
     isa: Isa,
     size: KernelSize,
-    args: MicroArgs<E, f32>,
+    args: &MicroArgs<E, f32>,
 ) {
-    macro_rules! sizes {
+    macro_rules! run {
         ($(($rows:literal, $panels:literal)),+) => {
             match (size.rows, size.panels) {
                 $(($rows, $panels) => {
                     // SAFETY: promised by the caller.
-                    unsafe { dispatch(isa, Micro::<E, $rows, $panels>(args, PhantomData)) }
+                    unsafe { dispatch(isa, Micro::<E, $rows, $panels>(args)) }
                 })+
                 _ => unreachable!("no micro-kernel of {size:?}"),
             }
         };
     }
-    sizes!(
-        (1, 1),
-        (2, 1),
-        (4, 1),
-        (6, 1),
-        (8, 1),
-        (10, 1),
-        (12, 1),
-        (6, 2),
-        (8, 2),
-        (10, 2),
-        (12, 2),
-        (1, 4),
-        (2, 4),
-        (4, 4),
-        (6, 4)
-    )
+    with_sizes!(run)
 }
 
 /// Runs the micro-kernel of the given size with activations as pairs of `bf16`.
 ///
 /// # Safety
 /// As [`multiply`], on an instruction set with [`Isa::has_bf16_dot`].
-pub(super) unsafe fn multiply_pairs(isa: Isa, size: KernelSize, args: MicroArgs<u32, u32>) {
-    macro_rules! sizes {
+pub(super) unsafe fn multiply_pairs(isa: Isa, size: KernelSize, args: &MicroArgs<u32, u32>) {
+    macro_rules! run {
         ($(($rows:literal, $panels:literal)),+) => {
             match (size.rows, size.panels) {
                 $(($rows, $panels) => {
@@ -176,28 +207,12 @@ pub(super) unsafe fn multiply_pairs(isa: Isa, size: KernelSize, args: MicroArgs<
             }
         };
     }
-    sizes!(
-        (1, 1),
-        (2, 1),
-        (4, 1),
-        (6, 1),
-        (8, 1),
-        (10, 1),
-        (12, 1),
-        (6, 2),
-        (8, 2),
-        (10, 2),
-        (12, 2),
-        (1, 4),
-        (2, 4),
-        (4, 4),
-        (6, 4)
-    )
+    with_sizes!(run)
 }
 
-struct Micro<E, const M: usize, const N: usize>(MicroArgs<E, f32>, PhantomData<E>);
+struct Micro<'a, E, const M: usize, const N: usize>(&'a MicroArgs<E, f32>);
 
-impl<E: PanelElement, const M: usize, const N: usize> SimdTask for Micro<E, M, N> {
+impl<E: PanelElement, const M: usize, const N: usize> SimdTask for Micro<'_, E, M, N> {
     type Output = ();
 
     /// # Safety
@@ -205,24 +220,28 @@ impl<E: PanelElement, const M: usize, const N: usize> SimdTask for Micro<E, M, N
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // A constant, so that kernels too large for a set are not compiled for it.
-        if const { !exists(M, N, S::SUMS) } {
+        if const { !fits(M, N, S::SUMS) } {
             return;
         }
         let args = self.0;
         // SAFETY: promised by the caller.
         unsafe {
-            let mut panels: [*const E; N] =
-                std::array::from_fn(|n| args.weights.add(n * args.panel_length));
+            let mut panel = args.weights;
             let mut x = args.x;
             let mut sums = [[S::splat(0.0); N]; M];
+            let (mut even, mut odd) = ([S::splat(0.0); N], [S::splat(0.0); N]);
             for _ in 0..args.pairs {
-                let both = panels.map(|panel| E::load::<S>(panel));
-                add_products::<S, M, N>(both.map(|both| both.0), x, &mut sums);
-                add_products::<S, M, N>(both.map(|both| both.1), x.add(M), &mut sums);
-                panels = panels.map(|panel| panel.add(E::STEP));
+                for (n, (even, odd)) in even.iter_mut().zip(&mut odd).enumerate() {
+                    let panel = panel.add(n * args.panel_length);
+                    E::prefetch::<S>(panel);
+                    (*even, *odd) = E::load::<S>(panel);
+                }
+                add_products::<S, M, N>(&even, x, &mut sums);
+                add_products::<S, M, N>(&odd, x.add(M), &mut sums);
+                panel = panel.add(E::STEP);
                 x = x.add(2 * M);
             }
-            write::<S, E, f32, M, N>(&args, &sums);
+            write::<S, E, f32, M, N>(args, &sums);
         }
     }
 }
@@ -233,7 +252,7 @@ impl<E: PanelElement, const M: usize, const N: usize> SimdTask for Micro<E, M, N
 /// As [`Simd`]; `x` has `M` numbers.
 #[inline(always)]
 unsafe fn add_products<S: Simd, const M: usize, const N: usize>(
-    weights: [S::F; N],
+    weights: &[S::F; N],
     x: *const f32,
     sums: &mut [[S::F; N]; M],
 ) {
@@ -241,43 +260,45 @@ unsafe fn add_products<S: Simd, const M: usize, const N: usize>(
         // SAFETY: promised by the caller.
         unsafe {
             let x = S::splat(*x.add(m));
-            for (sum, &weight) in sums.iter_mut().zip(&weights) {
+            for (sum, &weight) in sums.iter_mut().zip(weights) {
                 *sum = S::fma(weight, x, *sum);
             }
         }
     }
 }
 
-struct PairMicro<const M: usize, const N: usize>(MicroArgs<u32, u32>);
+struct PairMicro<'a, const M: usize, const N: usize>(&'a MicroArgs<u32, u32>);
 
-impl<const M: usize, const N: usize> Bf16DotTask for PairMicro<M, N> {
+impl<const M: usize, const N: usize> Bf16DotTask for PairMicro<'_, M, N> {
     /// # Safety
     /// As [`multiply_pairs`].
     #[inline(always)]
     unsafe fn run<S: Bf16Dot>(self) {
         // A constant, so that kernels too large for a set are not compiled for it.
-        if const { !exists(M, N, S::SUMS) } {
+        if const { !fits(M, N, S::SUMS) } {
             return;
         }
         let args = self.0;
         // SAFETY: promised by the caller.
         unsafe {
-            let mut panels: [*const u32; N] =
-                std::array::from_fn(|n| args.weights.add(n * args.panel_length));
+            let mut panel = args.weights;
             let mut x = args.x;
             let mut sums = [[S::splat(0.0); N]; M];
+            let mut weights = [S::load_pairs(panel); N];
             for _ in 0..args.pairs {
-                let weights = panels.map(|panel| S::load_pairs(panel));
+                for (n, weights) in weights.iter_mut().enumerate() {
+                    *weights = S::load_pairs(panel.add(n * args.panel_length));
+                }
                 for (m, sums) in sums.iter_mut().enumerate() {
                     let x = *x.add(m);
-                    for (sum, &weight) in sums.iter_mut().zip(&weights) {
-                        *sum = S::dot_pairs(*sum, weight, x);
+                    for (sum, &weights) in sums.iter_mut().zip(&weights) {
+                        *sum = S::dot_pairs(*sum, weights, x);
                     }
                 }
-                panels = panels.map(|panel| panel.add(LANES));
+                panel = panel.add(LANES);
                 x = x.add(M);
             }
-            write::<S, u32, u32, M, N>(&args, &sums);
+            write::<S, u32, u32, M, N>(args, &sums);
         }
     }
 }
@@ -291,8 +312,24 @@ unsafe fn write<S: Simd, W, X, const M: usize, const N: usize>(
     args: &MicroArgs<W, X>,
     sums: &[[S::F; N]; M],
 ) {
-    // The sums leave their registers here, all of them by constant places: were they picked by row below,
-    // the compiler would keep them in memory all along.
+    // Sums are only ever picked by constant places: were they picked by a row number of the run time, the
+    // compiler would keep them in memory all along.
+    if args.rows == M && args.outputs == N * LANES {
+        for n in 0..N {
+            // SAFETY: promised by the caller, here and below.
+            unsafe {
+                let mut bias = S::splat(0.0);
+                if !args.bias.is_null() {
+                    bias = S::load(args.bias.add(n * LANES));
+                }
+                for (m, sums) in sums.iter().enumerate() {
+                    let out = args.out.add(m * args.stride + n * LANES);
+                    S::store(out, S::add(sums[n], bias));
+                }
+            }
+        }
+        return;
+    }
     let mut finished = [[[0.0f32; LANES]; N]; M];
     for (finished, sums) in finished.iter_mut().zip(sums) {
         for (finished, &sum) in finished.iter_mut().zip(sums) {
@@ -307,14 +344,6 @@ unsafe fn write<S: Simd, W, X, const M: usize, const N: usize>(
             // SAFETY: promised by the caller.
             unsafe {
                 let out = args.out.add(m * args.stride + first);
-                if lanes == LANES {
-                    let mut sum = S::load(finished[n].as_ptr());
-                    if !args.bias.is_null() {
-                        sum = S::add(sum, S::load(args.bias.add(first)));
-                    }
-                    S::store(out, sum);
-                    continue;
-                }
                 for (lane, &sum) in finished[n][..lanes].iter().enumerate() {
                     let bias = if args.bias.is_null() {
                         0.0

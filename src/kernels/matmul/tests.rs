@@ -1,25 +1,9 @@
 use super::*;
 use crate::kernels::ThreadPool;
+use crate::kernels::testing::{bits, numbers};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
-
-/// Numbers that look random and are the same in every run.
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..count)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-        })
-        .collect()
-}
-
-fn bits(x: &[f32]) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
-}
 
 /// `x · weightsᵀ` in `f64`.
 fn reference(x: &[f32], weights: &[f32], bias: Option<&[f32]>, inputs: usize) -> Vec<f64> {
@@ -180,8 +164,16 @@ fn matrix_tiles_give_the_bits_of_their_twin() {
                 let x = numbers(rows * inputs, 3);
                 let mut found = vec![f32::NAN; rows * out];
                 packed.matmul_on(isa, &pool, &x, None, &mut found).unwrap();
-                let twin = tile_twin(&x, &weights, inputs);
+                let mut twin = tile_twin(&x, &weights, inputs);
                 assert_eq!(bits(&found), bits(&twin), "{rows}×{inputs}×{out}");
+                let bias = numbers(out, 8);
+                packed
+                    .matmul_on(isa, &pool, &x, Some(&bias), &mut found)
+                    .unwrap();
+                for row in twin.chunks_exact_mut(out) {
+                    row.iter_mut().zip(&bias).for_each(|(x, bias)| *x += bias);
+                }
+                assert_eq!(bits(&found), bits(&twin), "{rows}×{inputs}×{out} with bias");
             }
         }
     }
@@ -225,17 +217,20 @@ fn a_row_has_the_same_bits_whatever_the_other_rows() {
 
 #[test]
 fn many_rows_in_several_blocks_match_few() {
-    let (packed, _) = matrix(Format::F32, 40, 2048);
     let pool = ThreadPool::new(3).unwrap();
     let x = numbers(300 * 2048, 7);
-    let mut whole = vec![0.0; 300 * 40];
-    packed.matmul(&pool, &x, None, &mut whole).unwrap();
-    for row in [0, 1, 47, 48, 150, 299] {
-        let mut alone = vec![0.0; 40];
-        packed
-            .matmul(&pool, &x[row * 2048..][..2048], None, &mut alone)
-            .unwrap();
-        assert_eq!(bits(&alone), bits(&whole[row * 40..][..40]), "row {row}");
+    for format in [Format::F32, Format::Bf16Fast] {
+        let (packed, _) = matrix(format, 40, 2048);
+        let mut whole = vec![0.0; 300 * 40];
+        packed.matmul(&pool, &x, None, &mut whole).unwrap();
+        for row in [0, 1, 47, 48, 150, 299] {
+            let mut alone = vec![0.0; 40];
+            packed
+                .matmul(&pool, &x[row * 2048..][..2048], None, &mut alone)
+                .unwrap();
+            let expected = &whole[row * 40..][..40];
+            assert_eq!(bits(&alone), bits(expected), "{format:?} row {row}");
+        }
     }
 }
 
@@ -372,12 +367,13 @@ fn a_stack_of_mixed_formats_is_its_parts_side_by_side() {
             quantized(GgmlDType::Q4K, 48, 256).0,
             matrix(Format::Bf16, 21, 256).0,
             quantized(GgmlDType::Q6K, 5, 256).0,
+            matrix(Format::Bf16Fast, 32, 256).0,
             matrix(Format::Bf16Fast, 17, 256).0,
             matrix(Format::F32, 16, 256).0,
         ]
     };
     let stack = PackedMatrix::stack(parts()).unwrap();
-    assert_eq!(stack.out_features(), 48 + 21 + 5 + 17 + 16);
+    assert_eq!(stack.out_features(), 48 + 21 + 5 + 32 + 17 + 16);
     let x = numbers(9 * 256, 2);
     let bias = numbers(stack.out_features(), 4);
     let mut found = vec![0.0; 9 * stack.out_features()];

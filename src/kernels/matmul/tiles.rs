@@ -9,8 +9,10 @@ use std::ops::Range;
 use half::bf16;
 
 use super::Target;
-use crate::kernels::amx::{STEP, TILE_BYTES, TILE_ROWS, Tiles};
+use crate::kernels::aligned::AlignedBuffer;
+use crate::kernels::amx::{STEP, Sums, TILE_BYTES, TILE_ROWS, Tiles};
 use crate::kernels::isa::Isa;
+use crate::kernels::kv::{load_part, store_part};
 use crate::kernels::simd::{LANES, Simd, SimdTask, dispatch};
 use crate::kernels::{KernelError, SharedMut, ThreadPool};
 
@@ -20,13 +22,18 @@ const SMALL: usize = 1 << 20;
 const ROW_BLOCK_BYTES: usize = 512 * 1024;
 /// `bf16` of a tile.
 const TILE: usize = TILE_BYTES / 2;
-/// Numbers of a tile of sums.
-const SUMS: usize = TILE_ROWS * LANES;
+/// Sums of a kernel: four tiles.
+const KERNEL_SUMS: usize = 4 * TILE_ROWS * LANES;
+/// The most panels of a task.
+const MAX_CHUNK: usize = 16;
+/// Steps of inputs that a kernel takes at a time: two tiles of rows, as many of weights and the sums then
+/// fill the first-level cache by four fifths.
+const PART_STEPS: usize = 8;
 
 /// Rows as `bf16`, `[tile of rows][step of inputs][row][input]`.
 #[derive(Default)]
 pub(super) struct Activations {
-    tiles: Vec<u16>,
+    tiles: AlignedBuffer<u16>,
     packed: bool,
 }
 
@@ -48,9 +55,7 @@ impl Activations {
         }
         let count = rows.div_ceil(TILE_ROWS);
         let tile_len = inputs / STEP * TILE;
-        if self.tiles.len() < count * tile_len {
-            self.tiles.resize(count * tile_len, 0);
-        }
+        self.tiles.reserve(count * tile_len);
         let out = SharedMut::new(&mut self.tiles);
         pool.run_if(x.len() >= 64 * 1024, count, |_, index| {
             // SAFETY: each tile is a part of its own.
@@ -105,7 +110,8 @@ pub(super) fn fits(in_features: usize) -> bool {
 }
 
 thread_local! {
-    static PRODUCTS: RefCell<Box<[f32; 4 * SUMS]>> = RefCell::new(Box::new([0.0; 4 * SUMS]));
+    /// The sums of a task's panels while they wait for the next part of the inputs.
+    static WAITING: RefCell<AlignedBuffer<f32>> = RefCell::default();
 }
 
 impl TileWeights<'_> {
@@ -119,19 +125,20 @@ impl TileWeights<'_> {
         target: Target<'_>,
     ) -> Result<(), KernelError> {
         activations.pack(pool, x, rows, self.in_features)?;
-        let x = activations.tiles.as_slice();
+        let x = &activations.tiles[..];
         let panels = self.out_features.div_ceil(LANES);
-        // Panels a task: at least 32 tasks of pairs, up to sixteen panels.
-        let chunk = panels.div_ceil(32).next_multiple_of(2).min(16);
+        // Panels a task: at least 32 tasks of whole kernels, up to sixteen panels.
+        let chunk = panels.div_ceil(32).next_multiple_of(4).min(MAX_CHUNK);
         let chunks = panels.div_ceil(chunk);
         let tiles = rows.div_ceil(TILE_ROWS);
         let block = (ROW_BLOCK_BYTES / (self.in_features * 2 * TILE_ROWS)).max(2);
         let blocks = tiles.div_ceil(block.next_multiple_of(2));
         let task = |_: usize, index: usize| {
-            let first = index % chunks * chunk;
+            // All rows with some panels first: weights come from memory once.
+            let first = index / blocks * chunk;
             // Whole pairs of tiles, but for the last.
             let block = tiles.div_ceil(blocks).next_multiple_of(2);
-            let start = index / chunks * block;
+            let start = index % blocks * block;
             let tiles = start..tiles.min(start + block);
             // SAFETY: the machine has tiles; each block and chunk has outputs of its own.
             unsafe { self.run(x, rows, tiles, first..panels.min(first + chunk), target) };
@@ -141,6 +148,10 @@ impl TileWeights<'_> {
     }
 
     /// Some panels against some tiles of rows.
+    ///
+    /// A kernel takes 4 KiB of operands for 64 cycles of work, more than the second-level cache gives. So
+    /// inputs are taken in parts, small enough for the rows' part to stay in the first level while the
+    /// panels' stream past; meanwhile the sums of all panels wait.
     ///
     /// # Safety
     /// The machine has tiles and nobody else writes these rows' outputs of these panels.
@@ -153,67 +164,170 @@ impl TileWeights<'_> {
         target: Target<'_>,
     ) {
         let steps = self.in_features / STEP;
-        let panel_len = steps * TILE_BYTES / 4;
+        // With one or two tiles of rows no part is used twice: then weights are best read from end to end.
+        let parts = if row_tiles.len() > 2 {
+            steps.div_ceil(PART_STEPS)
+        } else {
+            1
+        };
         // SAFETY: promised by the caller; tasks do not nest.
         let tiles = unsafe { Tiles::configure() };
-        PRODUCTS.with_borrow_mut(|products| {
-            let mut panel = panels.start;
-            while panel < panels.end {
-                let count = 2.min(panels.end - panel);
-                // An odd last panel goes with itself.
-                let weights =
-                    [0, count - 1].map(|n| self.panels[(panel + n) * panel_len..].as_ptr());
-                let mut tile = row_tiles.start;
-                while tile < row_tiles.end {
-                    let row_count = 2.min(row_tiles.end - tile);
-                    let x = [0, row_count - 1].map(|n| x[(tile + n) * steps * TILE..].as_ptr());
-                    let sums = products.as_mut_ptr();
-                    // SAFETY: rows and weights have as many steps; the sums have room.
-                    unsafe {
-                        if row_count == 2 {
-                            tiles.bf16_products(steps, x, weights, sums);
-                        } else {
-                            tiles.bf16_products_of_few(steps, x[0], weights, sums);
-                        }
+        WAITING.with_borrow_mut(|waiting| {
+            waiting.reserve(MAX_CHUNK / 2 * KERNEL_SUMS);
+            for first_tile in row_tiles.clone().step_by(2) {
+                let tile_count = 2.min(row_tiles.end - first_tile);
+                // Four tiles of sums either way: few rows leave registers for more panels.
+                let width = 4 / tile_count;
+                for part in 0..parts {
+                    let part_steps = part * steps / parts..(part + 1) * steps / parts;
+                    for (place, panel) in panels.clone().step_by(width).enumerate() {
+                        let product = Product {
+                            x,
+                            first_tile,
+                            tile_count,
+                            steps: part_steps.clone(),
+                            panel,
+                            panel_count: width.min(panels.end - panel),
+                            is_first: part == 0,
+                            is_last: part + 1 == parts,
+                        };
+                        let sums = &mut waiting[place * KERNEL_SUMS..][..KERNEL_SUMS];
+                        // SAFETY: promised by the caller.
+                        unsafe { self.add(&tiles, &product, sums, rows, target) };
                     }
-                    for (index, sums) in products.chunks_exact(SUMS).enumerate() {
-                        let (n, row_tile) = (index % 2, tile + index / 2);
-                        if n < count && index / 2 < row_count {
-                            // SAFETY: promised by the caller.
-                            unsafe { self.write(sums, rows, row_tile, panel + n, target) };
-                        }
-                    }
-                    tile += row_count;
                 }
-                panel += count;
             }
         });
     }
 
-    /// Adds the bias and writes the rows and outputs that are real.
+    /// One kernel's sums of one part of the inputs.
     ///
     /// # Safety
-    /// Nobody else writes these rows' outputs of this panel.
-    unsafe fn write(
+    /// As [`Self::run`]; `waiting` is aligned to a tile's rows.
+    unsafe fn add(
         self,
-        sums: &[f32],
+        tiles: &Tiles,
+        product: &Product<'_>,
+        waiting: &mut [f32],
         rows: usize,
-        row_tile: usize,
-        panel: usize,
         target: Target<'_>,
     ) {
-        let first = panel * LANES;
-        let outputs = LANES.min(self.out_features - first);
-        let first_row = row_tile * TILE_ROWS;
-        for (row, sums) in (first_row..rows).zip(sums.chunks_exact(LANES)) {
-            // SAFETY: promised by the caller.
-            let out = unsafe { target.out.slice(row * target.stride + first, outputs) };
-            match target.bias {
-                None => out.copy_from_slice(&sums[..outputs]),
-                Some(bias) => {
-                    for ((out, &sum), &bias) in out.iter_mut().zip(sums).zip(&bias[first..]) {
-                        *out = sum + bias;
+        let steps = self.in_features / STEP;
+        let count = product.steps.len();
+        let x = |tile: usize| {
+            let tile = product.first_tile + tile;
+            product.x[(tile * steps + product.steps.start) * TILE..].as_ptr()
+        };
+        // A kernel has room for more panels than there may be left: it then takes the last one again.
+        let weights = |n: usize| {
+            let panel = product.panel + n.min(product.panel_count - 1);
+            self.panels[(panel * steps + product.steps.start) * (TILE_BYTES / 4)..].as_ptr()
+        };
+        let kernel_rows = product.tile_count * TILE_ROWS;
+        let kernel_outputs = KERNEL_SUMS / kernel_rows;
+        let waiting_sums = Sums {
+            first: waiting.as_mut_ptr(),
+            row_bytes: kernel_outputs * size_of::<f32>(),
+        };
+        let from = if product.is_first {
+            Sums::zero()
+        } else {
+            Sums {
+                first: waiting_sums.first.cast_const(),
+                row_bytes: waiting_sums.row_bytes,
+            }
+        };
+        let first_row = product.first_tile * TILE_ROWS;
+        let first_output = product.panel * LANES;
+        let real_rows = kernel_rows.min(rows - first_row);
+        let real_outputs = kernel_outputs.min(self.out_features - first_output);
+        let real_outputs = real_outputs.min(product.panel_count * LANES);
+        let is_whole = (real_rows, real_outputs) == (kernel_rows, kernel_outputs);
+        let out = target.out.at(first_row * target.stride + first_output);
+        // Whole tiles of final sums go straight to their place.
+        let direct = product.is_last && is_whole && target.bias.is_none();
+        let to = if direct {
+            Sums {
+                first: out,
+                row_bytes: target.stride * size_of::<f32>(),
+            }
+        } else {
+            waiting_sums
+        };
+        // SAFETY: promised by the caller; rows and weights have these steps, and both places of sums have
+        // room for the kernel's.
+        unsafe {
+            if product.tile_count == 2 {
+                let (x, weights) = ([x(0), x(1)], [weights(0), weights(1)]);
+                tiles.add_two_by_two(count, x, weights, from, to);
+            } else {
+                let weights = [weights(0), weights(1), weights(2), weights(3)];
+                tiles.add_one_by_four(count, x(0), weights, from, to);
+            }
+        }
+        if product.is_last && !direct {
+            let write = Write {
+                sums: waiting,
+                width: kernel_outputs,
+                rows: real_rows,
+                outputs: real_outputs,
+                bias: target.bias.map(|bias| &bias[first_output..]),
+                out,
+                stride: target.stride,
+            };
+            // SAFETY: promised by the caller; the instruction set is the machine's.
+            unsafe { dispatch(Isa::detected(), write) };
+        }
+    }
+}
+
+/// Some tiles of rows with some panels, over some steps of the inputs.
+struct Product<'a> {
+    x: &'a [u16],
+    first_tile: usize,
+    /// One or two.
+    tile_count: usize,
+    steps: Range<usize>,
+    panel: usize,
+    panel_count: usize,
+    is_first: bool,
+    is_last: bool,
+}
+
+/// Writes the sums of real rows and outputs, with the bias.
+struct Write<'a> {
+    /// Rows of `width`.
+    sums: &'a [f32],
+    width: usize,
+    rows: usize,
+    outputs: usize,
+    bias: Option<&'a [f32]>,
+    /// Rows of `stride`, of which nobody else uses these outputs.
+    out: *mut f32,
+    stride: usize,
+}
+
+impl SimdTask for Write<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for (row, sums) in self
+            .sums
+            .chunks_exact(self.width)
+            .take(self.rows)
+            .enumerate()
+        {
+            for first in (0..self.outputs).step_by(LANES) {
+                let lanes = LANES.min(self.outputs - first);
+                // SAFETY: as the fields say.
+                unsafe {
+                    let mut sum = S::load(sums[first..][..LANES].as_ptr());
+                    if let Some(bias) = self.bias {
+                        sum = S::add(sum, load_part::<S>(&bias[first..][..lanes]));
                     }
+                    let out = self.out.add(row * self.stride + first);
+                    store_part::<S>(std::slice::from_raw_parts_mut(out, lanes), sum);
                 }
             }
         }

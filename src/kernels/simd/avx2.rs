@@ -87,6 +87,11 @@ impl Simd for Avx2 {
         unsafe { Scalar::store_bf16(p, std::mem::transmute::<Two, [f32; 16]>(v)) }
     }
     #[inline(always)]
+    unsafe fn prefetch<T>(p: *const T) {
+        // SAFETY: a hint; it cannot fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn split_pairs(p: *const u32) -> (Two, Two) {
         // SAFETY: see above.
         unsafe {

@@ -109,6 +109,11 @@ impl Simd for Avx512 {
         unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v))) }
     }
     #[inline(always)]
+    unsafe fn prefetch<T>(p: *const T) {
+        // SAFETY: a hint; it cannot fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn split_pairs(p: *const u32) -> (__m512, __m512) {
         // SAFETY: see above.
         unsafe {

@@ -80,6 +80,8 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn prefetch<T>(_: *const T) {}
+    #[inline(always)]
     unsafe fn split_pairs(p: *const u32) -> (Four, Four) {
         // SAFETY: see above.
         unsafe {

@@ -76,6 +76,8 @@ impl Simd for Scalar {
         }
     }
     #[inline(always)]
+    unsafe fn prefetch<T>(_: *const T) {}
+    #[inline(always)]
     unsafe fn split_pairs(p: *const u32) -> (Self::F, Self::F) {
         // SAFETY: see above.
         unsafe { (each(|i| even(*p.add(i))), each(|i| odd(*p.add(i)))) }

@@ -1,0 +1,194 @@
+//! Root-mean-square norms.
+
+use super::{HeadRows, for_rows};
+use crate::kernels::isa::Isa;
+use crate::kernels::kv::{load_part, store_part};
+use crate::kernels::simd::{LANES, Simd, SimdTask, dispatch};
+use crate::kernels::{KernelError, SharedMut, ThreadPool};
+
+/// Root-mean-square norm of each row: `out = x / sqrt(mean(x²) + epsilon) · weight`.
+///
+/// `x` and `out` hold rows of `weight.len()` numbers. (Zhang and Sennrich, 2019.)
+///
+/// # Errors
+/// When a job panicked.
+///
+/// # Panics
+/// When the sizes do not fit.
+pub fn rms_norm(
+    pool: &ThreadPool,
+    x: &[f32],
+    weight: &[f32],
+    epsilon: f32,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let width = weight.len();
+    assert!(
+        x.len() == out.len() && x.len().is_multiple_of(width),
+        "rms_norm: sizes differ"
+    );
+    let (rows, isa, out) = (x.len() / width, Isa::detected(), SharedMut::new(out));
+    for_rows(pool, rows, width, |row| {
+        let x = &x[row * width..][..width];
+        // SAFETY: each row writes its own part of `out`; the ISA was detected.
+        unsafe {
+            let out = out.slice(row * width, width);
+            dispatch(
+                isa,
+                Norm {
+                    x: x.as_ptr(),
+                    weight,
+                    epsilon,
+                    out: out.as_mut_ptr(),
+                },
+            );
+        }
+    })
+}
+
+/// [`rms_norm`] of every head by itself, in place, with one weight of `head_dim` numbers for all
+/// heads (the query and key norms of Qwen3).
+///
+/// # Errors
+/// When a job panicked.
+///
+/// # Panics
+/// When the sizes do not fit.
+pub fn rms_norm_heads(
+    pool: &ThreadPool,
+    target: HeadRows<'_>,
+    weight: &[f32],
+    epsilon: f32,
+) -> Result<(), KernelError> {
+    assert_eq!(
+        weight.len(),
+        target.head_dim,
+        "rms_norm_heads: sizes differ"
+    );
+    let (rows, isa) = (target.rows(), Isa::detected());
+    let HeadRows {
+        data,
+        stride,
+        offset,
+        heads,
+        head_dim,
+    } = target;
+    let data = SharedMut::new(data);
+    for_rows(pool, rows, heads * head_dim, |row| {
+        for head in 0..heads {
+            // SAFETY: each head of each row is its own part of the data; the ISA was detected.
+            unsafe {
+                let out = data.at(row * stride + offset + head * head_dim);
+                dispatch(
+                    isa,
+                    Norm {
+                        x: out,
+                        weight,
+                        epsilon,
+                        out,
+                    },
+                );
+            }
+        }
+    })
+}
+
+struct Norm<'a> {
+    /// As many numbers as `weight`.
+    x: *const f32,
+    weight: &'a [f32],
+    epsilon: f32,
+    /// As many numbers as `weight`; may be `x` itself.
+    out: *mut f32,
+}
+
+impl SimdTask for Norm<'_> {
+    type Output = ();
+
+    /// # Safety
+    /// `x` and `out` point to `weight.len()` numbers each.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let width = self.weight.len();
+        // SAFETY: all accesses are parts of the first `width` numbers. `x` may be `out`: no slice of
+        // one lives while the same part of the other is used.
+        unsafe {
+            let mut squares = S::splat(0.0);
+            for start in (0..width).step_by(LANES) {
+                let lanes = LANES.min(width - start);
+                let x = load_part::<S>(std::slice::from_raw_parts(self.x.add(start), lanes));
+                squares = S::fma(x, x, squares);
+            }
+            let mean = S::sum(squares) / width as f32;
+            let factor = S::splat(1.0 / (mean + self.epsilon).sqrt());
+            for start in (0..width).step_by(LANES) {
+                let lanes = LANES.min(width - start);
+                let x = load_part::<S>(std::slice::from_raw_parts(self.x.add(start), lanes));
+                let x = S::mul(S::mul(x, factor), load_part::<S>(&self.weight[start..]));
+                let out = std::slice::from_raw_parts_mut(self.out.add(start), lanes);
+                store_part::<S>(out, x);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{
+        WIDTHS, assert_close, on_middle_heads, spread_numbers as numbers, wide,
+    };
+    use super::*;
+
+    fn norm_reference(x: &[f32], weight: &[f32], epsilon: f64) -> Vec<f64> {
+        let mean = wide(x).iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+        let factor = 1.0 / (mean + epsilon).sqrt();
+        wide(x)
+            .iter()
+            .zip(wide(weight))
+            .map(|(x, w)| x * factor * w)
+            .collect()
+    }
+
+    #[test]
+    fn norms_match_the_reference() {
+        let pool = ThreadPool::new(3).unwrap();
+        for width in WIDTHS {
+            for rows in [1, 2, 70] {
+                let (x, weight) = (numbers(rows * width, 1), numbers(width, 2));
+                let mut out = vec![f32::NAN; x.len()];
+                rms_norm(&pool, &x, &weight, 1e-6, &mut out).unwrap();
+                let expected = x
+                    .chunks_exact(width)
+                    .flat_map(|x| norm_reference(x, &weight, 1e-6));
+                assert_close(&out, expected, &format!("{rows} rows of {width}"));
+                let mut alone = vec![0.0; width];
+                rms_norm(&pool, &x[x.len() - width..], &weight, 1e-6, &mut alone).unwrap();
+                assert_eq!(alone, out[x.len() - width..]);
+            }
+        }
+    }
+
+    #[test]
+    fn head_norms_match_the_reference_and_leave_other_heads() {
+        let pool = ThreadPool::new(2).unwrap();
+        for head_dim in [8, 40, 64, 128] {
+            let data = numbers(50 * (4 * head_dim + 3), 3);
+            let weight = numbers(head_dim, 4);
+            let changed = on_middle_heads(&data, head_dim, |heads| {
+                rms_norm_heads(&pool, heads, &weight, 1e-5).unwrap();
+            });
+            for (row, before) in data.chunks_exact(4 * head_dim + 3).enumerate() {
+                for head in [1, 2] {
+                    let start = head * head_dim;
+                    let after = &changed[row * (4 * head_dim + 3) + start..][..head_dim];
+                    let expected = norm_reference(&before[start..start + head_dim], &weight, 1e-5);
+                    assert_close(
+                        after,
+                        expected,
+                        &format!("row {row} head {head} of {head_dim}"),
+                    );
+                }
+            }
+        }
+    }
+}
