@@ -1,5 +1,7 @@
 //! What the process is asked to do: serve, which needs no word for it, or one of the subcommands.
 
+pub mod quantize;
+
 use std::ffi::OsString;
 
 use clap::{Command, FromArgMatches};
@@ -14,6 +16,8 @@ pub enum Invocation {
     Serve(Box<Loaded>),
     /// `trunkline bench …`. Reads neither configuration file nor `TRUNKLINE_*`.
     Bench(Box<bench::Arguments>),
+    /// `trunkline quantize …`. Reads neither configuration file nor `TRUNKLINE_*`.
+    Quantize(Box<quantize::Arguments>),
 }
 
 /// The whole command line: the server's flags, and the subcommands, which take none of these.
@@ -21,6 +25,7 @@ pub fn command() -> Command {
     layers::command()
         .args_conflicts_with_subcommands(true)
         .subcommand(bench::Arguments::command())
+        .subcommand(quantize::Arguments::command())
 }
 
 /// Reads a command line, the program's name first, and what else the command needs.
@@ -36,6 +41,10 @@ pub fn read(
         Some((bench::COMMAND, matches)) => {
             let arguments = bench::Arguments::from_arg_matches(matches)?;
             Ok(Invocation::Bench(Box::new(arguments)))
+        }
+        Some((quantize::COMMAND, matches)) => {
+            let arguments = quantize::Arguments::from_matches(matches)?;
+            Ok(Invocation::Quantize(Box::new(arguments)))
         }
         _ => {
             let loaded = layers::load_matches(&matches, environment)?;
@@ -78,6 +87,11 @@ mod tests {
                 .unwrap()
                 .contains("quick: true")
         );
+        assert!(
+            read("trunkline quantize demo out.gguf")
+                .unwrap()
+                .starts_with("Quantize")
+        );
         let error = read("trunkline --port 1 bench swarm")
             .unwrap_err()
             .to_string();
@@ -91,13 +105,21 @@ mod tests {
     fn help_names_the_subcommands() {
         let help = read_words("trunkline --help").unwrap_err().to_string();
         assert!(
-            help.contains("Commands:") && help.contains("bench"),
+            ["Commands:", "bench", "quantize"]
+                .iter()
+                .all(|part| help.contains(part)),
             "{help}"
         );
         let help = read_words("trunkline bench --help")
             .unwrap_err()
             .to_string();
         for part in ["swarm", "--compare", "Examples:", "engine"] {
+            assert!(help.contains(part), "{part} is missing from\n{help}");
+        }
+        let help = read_words("trunkline quantize --help")
+            .unwrap_err()
+            .to_string();
+        for part in ["q4_k_m", "--force", "Examples:", "OUT.gguf"] {
             assert!(help.contains(part), "{part} is missing from\n{help}");
         }
     }

@@ -10,6 +10,7 @@ use candle_core::{Device, Module, Tensor};
 
 use super::work::format_of;
 use crate::bench::error::BenchError;
+use crate::engine::MatmulPrecision;
 use crate::engine::executor::cpu::pack;
 use crate::engine::layers::DecoderDescription;
 use crate::engine::loader::{Weight, Weights};
@@ -163,7 +164,7 @@ impl Contestant {
             }
         };
         let ours = Product::Ours {
-            matrix: pack(weight)?,
+            matrix: pack(weight)?.with_precision(MatmulPrecision::Auto.on_this_machine()),
             y: vec![0.0; PEAK_ROWS * out],
             x,
         };

@@ -20,7 +20,9 @@ use super::arguments::between;
 use super::error::BenchError;
 use crate::config::values::{Auto, at_least_one, parse_non_empty};
 use crate::engine::loader::{self, HubOptions, LoadedModel, ModelSource, hub};
-use crate::engine::{AttentionKind, DeviceChoice, Engine, EngineOptions, KvDtype, KvSize, models};
+use crate::engine::{
+    AttentionKind, DeviceChoice, Engine, EngineOptions, KvDtype, KvSize, MatmulPrecision, models,
+};
 use crate::kernels::ThreadPool;
 use cases::{Case, Driver};
 use limits::{Bandwidth, Peak};
@@ -123,6 +125,7 @@ fn measure(arguments: &Arguments) -> Result<EngineReport, BenchError> {
         device: DeviceChoice::Cpu,
         kv_dtype: arguments.kv_dtype,
         attention: arguments.attention,
+        precision: MatmulPrecision::Auto,
         kv_size: KvSize::Blocks(cases::blocks()),
         block_size: cases::BLOCK_SIZE,
         threads,
