@@ -70,6 +70,7 @@ class Literals:
         self._names = (HELD_OUT_NAMES if held_out else NAMES).split()
         self._words = (HELD_OUT_WORDS if held_out else WORDS).split()
         self._stems = HELD_OUT_STEMS if held_out else STEMS
+        self._recent: list[str] = []
 
     def chance(self, probability: float) -> bool:
         return self.rng.random() < probability
@@ -97,7 +98,7 @@ class Literals:
             return f"{name} {self.rng.choice(['City', 'Falls', 'Springs', 'Bay', 'upon Tyne'])}"
         if shape < 0.13:
             return f"{name}-{self.proper()}"
-        if shape < 0.18:
+        if shape < (0.18 if self.held_out else 0.23):
             i = self.rng.randrange(len(name) + 1)
             return name[:i] + self.rng.choice("äöüéèñçøåłśžšóíáâŁŻżźčćğıőűßæðøÅÖÉěřňêôãúýÁŚ") + name[i:]
         return name
@@ -113,10 +114,22 @@ class Literals:
     def person(self) -> str:
         return self.rng.choice(self._names) if self.chance(1.0 if self.held_out else 0.4) else self.proper()
 
+    def _again(self, fresh: str) -> str:
+        """Now and then a piece that was said just before: copying has to keep its place among repeated pieces.
+
+        Held-out pieces are few, so those repeat by themselves.
+        """
+        if self.held_out:
+            return fresh
+        if self._recent and self.rng.random() < 0.14:
+            return self.rng.choice(self._recent)
+        self._recent = [*self._recent[-3:], fresh]
+        return fresh
+
     def word(self) -> str:
         if self.chance(0.8 if self.held_out else 0.35):
-            return self.rng.choice(self._words)
-        return self.syllables(1, 3)
+            return self._again(self.rng.choice(self._words))
+        return self._again(self.syllables(1, 3))
 
     def odd(self) -> str:
         """An odd token: digits, mixed case, an identifier."""
@@ -167,7 +180,7 @@ class Literals:
         )()
 
     def stem(self) -> str:
-        return self.rng.choice(self._stems) if self.chance(0.9 if self.held_out else 0.3) else self.syllables(1, 3)
+        return self._again(self.rng.choice(self._stems) if self.chance(0.9 if self.held_out else 0.3) else self.syllables(1, 3))
 
     def file(self) -> str:
         name = self.stem()

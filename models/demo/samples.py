@@ -152,7 +152,7 @@ class Source:
             return conversation(rng, turns=rng.randint(4, 8), tool_count=rng.choice([0, 0, 1, 2]), weights=self.weights)
         if choice < 0.14:
             return conversation(rng, ["title"], tool_count=rng.choice([0, 0, 0, 3]))
-        if choice < 0.18:
+        if choice < 0.21:
             return conversation(rng, turns=rng.choice([1, 1, 2, 3]), thinking=True, weights=self.weights)
         return conversation(rng, turns=rng.randint(2, 10), sentences=self.sentences, weights=self.weights)
 

@@ -3,6 +3,8 @@
     python train.py --minutes 100 --run /tmp/trunkline-demo/run
     python train.py --minutes 30 --run /tmp/trunkline-demo/run --start --averaged --lr 0.005 --embed-lr 0.001 --decay 1
                                              # go on from there, on a new schedule
+    python train.py --minutes 60 --weights . --seen 29500000 --lr 0.005 --embed-lr 0.001 --decay 1
+                                             # go on from the committed weights
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class Trainer:
         self.tokenizer = tokenizer_module.load()
         self.documents, sentences = corpus.load(args.work / "corpus.json")
         self.source = Source(self.tokenizer, sentences, args.seed, TOKENS)
-        self.model = Model(Shape(vocab=self.tokenizer.get_vocab_size()))
+        self.model = Model.load(args.weights) if args.weights else Model(Shape(vocab=self.tokenizer.get_vocab_size()))
         self.ema = copy.deepcopy(self.model)
         matrices = [p for p in self.model.blocks.parameters() if p.ndim == 2]
         others = [p for p in self.model.parameters() if p.ndim == 1]
@@ -76,7 +78,8 @@ class Trainer:
         for group in self.muon.param_groups + self.adam.param_groups:
             group["peak"] = group["lr"]
         self.past: Past | None = None
-        self.step = self.seen = 0
+        self.step = 0
+        self.seen = args.seen
         self.scores: dict[str, float] = {}
         if args.start:
             self.restore()
@@ -142,7 +145,7 @@ class Trainer:
             weight = 1 - 0.97 ** len(values)
             self.scores[family] = self.scores.get(family, 0.0) * (1 - weight) + mean * weight
         for family, base in WEIGHTS.items():
-            self.source.weights[family] = base * (0.5 + 4 * (1 - self.scores.get(family, 0.5)))
+            self.source.weights[family] = base * (0.3 + 10 * (1 - self.scores.get(family, 0.5)))
 
     def batch(self) -> tuple[Batch, torch.Tensor]:
         """The next batch and its hidden states."""
@@ -201,6 +204,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/trunkline-demo"), help="folder for collected text")
     parser.add_argument("--start", action="store_true", help="continue from the checkpoint in --run")
     parser.add_argument("--averaged", action="store_true", help="with --start: continue from the averaged weights, with a new optimizer")
+    parser.add_argument("--weights", type=Path, help="folder of exported weights to begin with, where no checkpoint is left")
+    parser.add_argument("--seen", type=int, default=0, help="tokens that those weights saw; the mix of samples goes by it")
     parser.add_argument("--lr", type=float, default=0.01, help="peak rate of Muon")
     parser.add_argument("--embed-lr", type=float, default=0.002, help="peak rate of AdamW")
     parser.add_argument("--decay", type=float, default=0.9, help="last part of the time in which the rate falls to zero")
