@@ -17,6 +17,8 @@ pub(super) unsafe trait Number: Copy + Send + Sync + 'static {}
 // SAFETY: plain numbers.
 unsafe impl Number for f32 {}
 // SAFETY: as above.
+unsafe impl Number for u8 {}
+// SAFETY: as above.
 unsafe impl Number for u16 {}
 // SAFETY: as above.
 unsafe impl Number for u32 {}

@@ -7,6 +7,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use super::activations::{Activations, Filled, RowTile};
 use super::formats::{Q4_0, Q4K, Q5K, Q6K, Q8_0};
 use super::micro::{MicroArgs, Product, multiply, panel_group};
+use crate::kernels::aligned::AlignedBuffer;
 use crate::kernels::isa::Isa;
 use crate::kernels::matmul::Target;
 use crate::kernels::simd::LANES;
@@ -25,7 +26,7 @@ pub(in crate::kernels::matmul) struct PanelMatrix {
     in_features: usize,
     kind: Kind,
     /// Panel blocks `[panel][block]`.
-    panels: Lines,
+    panels: AlignedBuffer<u8>,
 }
 
 /// The types that there are panels for.
@@ -49,61 +50,6 @@ macro_rules! with_format {
             Kind::Q4_0 => $self.$method::<Q4_0>($($argument),*),
         }
     };
-}
-
-/// Bytes that begin at a line of the cache.
-struct Lines {
-    lines: Vec<Line>,
-    len: usize,
-}
-
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-impl Lines {
-    fn zeroed(len: usize) -> Self {
-        let mut lines: Vec<Line> = Vec::with_capacity(len.div_ceil(64));
-        // Before anything is written, while the system still chooses the pages.
-        prefer_large_pages(
-            lines.as_mut_ptr().cast(),
-            lines.capacity() * size_of::<Line>(),
-        );
-        lines.resize(len.div_ceil(64), Line([0; 64]));
-        Self { lines, len }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: a line is 64 bytes without padding, and there are lines for `len` bytes.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
-    }
-}
-
-/// Asks the system for large pages: walking through weights then needs fewer of them. Where it has none,
-/// or does not know the question, nothing changes.
-fn prefer_large_pages(start: *mut u8, len: usize) {
-    #[cfg(target_os = "linux")]
-    {
-        const PAGE: usize = 4096;
-        let skip = start.align_offset(PAGE);
-        if len > skip + PAGE {
-            // SAFETY: the range lies inside an allocation of ours; advice does not change its contents.
-            unsafe {
-                libc::madvise(
-                    start.add(skip).cast(),
-                    (len - skip) / PAGE * PAGE,
-                    libc::MADV_HUGEPAGE,
-                )
-            };
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (start, len);
 }
 
 impl PanelMatrix {
@@ -131,7 +77,7 @@ impl PanelMatrix {
             out_features,
             in_features,
             kind,
-            panels: Lines::zeroed(0),
+            panels: AlignedBuffer::zeros(0),
         };
         with_format!(kind, matrix.pack(&blocks))?;
         Ok(Some(matrix))
@@ -156,8 +102,8 @@ impl PanelMatrix {
         }
         let count = out.div_ceil(LANES);
         let panel = inputs / F::INPUTS * F::PANEL;
-        self.panels = Lines::zeroed(count * panel);
-        let panels = self.panels.bytes_mut();
+        self.panels = AlignedBuffer::zeros(count * panel);
+        let panels = &mut *self.panels;
         let pack = |first: usize, panels: &mut [u8]| {
             for (index, panel) in panels.chunks_exact_mut(panel).enumerate() {
                 let rows = blocks[(first + index) * LANES * row..]
@@ -193,7 +139,7 @@ impl PanelMatrix {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.panels.len
+        self.panels.len()
     }
 
     pub(super) fn read_row(&self, row: usize, out: &mut [f32]) {
@@ -203,7 +149,7 @@ impl PanelMatrix {
 
     fn read<F: Product>(&self, row: usize, out: &mut [f32]) {
         let panel = self.in_features / F::INPUTS * F::PANEL;
-        let panel = &self.panels.bytes()[row / LANES * panel..][..panel];
+        let panel = &self.panels[row / LANES * panel..][..panel];
         for (panel, out) in panel
             .chunks_exact(F::PANEL)
             .zip(out.chunks_exact_mut(F::INPUTS))
@@ -280,7 +226,7 @@ impl PanelMatrix {
             let first = panel * LANES;
             for tile in tiles {
                 let args = MicroArgs {
-                    panel: self.panels.bytes()[panel * blocks * F::PANEL..].as_ptr(),
+                    panel: self.panels[panel * blocks * F::PANEL..].as_ptr(),
                     panels: count,
                     x: filled.words[tile.start..].as_ptr(),
                     blocks,
