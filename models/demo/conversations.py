@@ -413,6 +413,8 @@ def ep_write(b: Builder) -> None:
 def ep_edit(b: Builder) -> None:
     tool, path = b.tools["edit"], b.lit.path()
     old, new = (b.lit.code(), b.lit.code()) if b.lit.chance(0.5) else (b.lit.word(), b.lit.word())
+    if not b.lit.held_out and b.lit.chance(0.06):
+        new = old  # copying must go by place, not by what differs
     b.user(b.pick('In {p}, replace "{o}" with "{n}".', 'Replace "{o}" with "{n}" in {p}.', 'Edit {p}: change "{o}" to "{n}".', 'Change "{o}" to "{n}" in the file {p}.',
                   "Replace `{o}` by `{n}` in {p}.", 'Use {t} on {p} to change "{o}" into "{n}".', "In {p} change {o} to {n}").format(p=path, o=old, n=new, t=tool.name))
     b.calls("edit", (tool, {tool.params["path"]: path, tool.params["old"]: old, tool.params["new"]: new}))
@@ -470,9 +472,11 @@ def ep_invented(b: Builder) -> None:
         elif kind == "boolean":
             value = rng.random() < 0.5
         elif kind == "array":
-            value = [b.lit.word() for _ in range(rng.randint(1, 3))]
+            value = [b.lit.word() for _ in range(rng.randint(1, 3) if b.lit.held_out else rng.choice([1, 1, 1, 2, 2, 3]))]
         else:
             value = b.pick(b.lit.word(), b.lit.odd(), b.lit.city(), " ".join(b.lit.words(2, 3)))
+            if not b.lit.held_out and b.lit.chance(0.12):
+                value = str(b.lit.number())  # only the schema tells that it is a string
         arguments[name] = value
         shown = ", ".join(value) if isinstance(value, list) else json.dumps(value) if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) and rng.random() < 0.5 else str(value)
         said.append(b.pick("{} {}", "{} {}", "{} = {}", "{}: {}", "{} set to {}").format(name, shown) if rng.random() < 0.9 else f"{shown} as {name}")

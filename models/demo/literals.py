@@ -98,6 +98,8 @@ class Literals:
             return f"{name} {self.rng.choice(['City', 'Falls', 'Springs', 'Bay', 'upon Tyne'])}"
         if shape < 0.13:
             return f"{name}-{self.proper()}"
+        if not self.held_out and shape > 0.94:
+            return f"{name} {self.proper()}"
         if shape < (0.18 if self.held_out else 0.23):
             i = self.rng.randrange(len(name) + 1)
             return name[:i] + self.rng.choice("äöüéèñçøåłśžšóíáâŁŻżźčćğıőűßæðøÅÖÉěřňêôãúýÁŚ") + name[i:]

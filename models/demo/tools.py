@@ -83,6 +83,7 @@ ROLE_ABOUT = {
     "pattern": ["The pattern", "The pattern to match", "What to look for"],
     "command": ["The command to run", "Shell command", "Command line"],
 }
+PARAMETER_NAMES = sorted({name for spec in KINDS.values() for names in spec["roles"].values() for name in names})
 VERBS = "paint book cancel rate order measure clean lock open close start stop scan print mix heat cool count fold ship rent repair polish sort label weigh tune track mute".split()
 NOUNS = "fence room ticket movie pizza table door engine robot photo letter cake oven boat bike parcel guitar lamp garden invoice song alarm printer camera ticket drone kettle window".split()
 OTHER_TOOLS = [
@@ -137,12 +138,26 @@ def _declare(rng: random.Random, name: str, about: str, properties: dict, requir
     return {"type": "function", "function": function}
 
 
+def _parameter_name(lit: Literals, names: list[str]) -> str:
+    """One of the usual names, or a made-up one; in training also a usual name of something else.
+
+    The unusual ones are what makes the model read the schema instead of guessing, so training has more of them.
+    """
+    rng = lit.rng
+    choice = rng.random()
+    if choice < (0.95 if lit.held_out else 0.76):
+        return rng.choice(names)
+    if not lit.held_out and choice < 0.84:
+        return rng.choice(PARAMETER_NAMES)
+    return lit.syllables(1, 2)
+
+
 def known(lit: Literals, kind: str, verbose: list[str] | None = None) -> Tool:
     """A tool of a known kind. `verbose` holds sentences to lengthen its description with."""
     rng, spec = lit.rng, KINDS[kind]
-    params: dict[str, str] = {}
-    for role, names in spec["roles"].items():
-        params[role] = rng.choice(names) if rng.random() < 0.95 else lit.syllables(1, 2)
+    params = {role: _parameter_name(lit, names) for role, names in spec["roles"].items()}
+    while len(set(params.values())) < len(params):
+        params = {role: _parameter_name(lit, names) for role, names in spec["roles"].items()}
     used = set(params.values())
     optional = [o for o in spec["options"] if o not in used]
     rng.shuffle(optional)
@@ -182,7 +197,7 @@ def invented(lit: Literals, verbose: list[str] | None = None) -> Tool:
         verb, noun = rng.choice(VERBS), rng.choice(NOUNS)
         action, words = f"{verb} the {noun}", [verb, noun]
         about = rng.choice([f"{verb.capitalize()} the {noun}.", f"Can {verb} a {noun}.", f"Used to {verb} the {noun}"])
-        if rng.random() < 0.3:
+        if rng.random() < (0.3 if lit.held_out else 0.5):
             words = [lit.syllables(1, 2)]
     else:
         words = [lit.syllables(1, 2) for _ in range(rng.choice([1, 2, 2]))]
