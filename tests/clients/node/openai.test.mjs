@@ -1,0 +1,182 @@
+// openai-node, unmodified, against the real binary. Started by test_openai_node.py.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import OpenAI from "openai";
+import { zodFunction } from "openai/helpers/zod";
+import { z } from "zod";
+
+import { BERLIN, KEY, LONG, MODEL, SUNNY, WEATHER } from "./words.mjs";
+
+const connect = (url, apiKey = "none") => new OpenAI({ baseURL: `${url}/v1`, apiKey, maxRetries: 0 });
+const client = connect(process.env.TRUNKLINE_URL);
+const ask = (content, options = {}) => ({
+  model: MODEL, messages: [{ role: "user", content }], temperature: 0, max_tokens: 48, ...options,
+});
+const endless = (options) => ask("Hello!", { max_tokens: 20_000, ignore_eos: true, ...options });
+
+async function metric(url, name) {
+  const text = await (await fetch(`${url}/metrics`)).text();
+  return Number(text.match(new RegExp(`^${name} (\\S+)$`, "m"))[1]);
+}
+
+async function until(what, condition) {
+  const deadline = Date.now() + 60_000;
+  while (!(await condition())) {
+    assert.ok(Date.now() < deadline, `waited in vain until ${what}`);
+    await new Promise((done) => setTimeout(done, 20));
+  }
+}
+
+test("a streamed answer equals the whole one, usage included", async () => {
+  const whole = await client.chat.completions.create(ask("What color is the sky?"));
+  assert.equal(whole.choices[0].message.content, "The sky is blue.");
+  let text = "", reason, usage;
+  const stream = await client.chat.completions.create(
+    ask("What color is the sky?", { stream: true, stream_options: { include_usage: true } }));
+  for await (const chunk of stream) {
+    usage = chunk.usage ?? usage;
+    text += chunk.choices[0]?.delta.content ?? "";
+    reason = chunk.choices[0]?.finish_reason ?? reason;
+  }
+  assert.equal(text, whole.choices[0].message.content);
+  assert.equal(reason, "stop");
+  assert.equal(usage.completion_tokens, whole.usage.completion_tokens);
+  assert.equal(usage.prompt_tokens, whole.usage.prompt_tokens);
+});
+
+test("cached tokens rise with a shared prefix", async () => {
+  const messages = [{ role: "system", content: LONG }, { role: "user", content: "What color is snow?" }];
+  const reused = [];
+  for (const next of ["What color is grass?", "Count from one to five."]) {
+    const { choices, usage } = await client.chat.completions.create(ask("", { messages }));
+    reused.push(usage.prompt_tokens_details.cached_tokens);
+    messages.push(choices[0].message, { role: "user", content: next });
+  }
+  assert.ok(reused[1] > reused[0], `${reused}`);
+});
+
+test("the stream helper emits content and the final answer", async () => {
+  const runner = client.chat.completions.stream(ask("What color is grass?"));
+  let text = "";
+  runner.on("content", (delta) => { text += delta; });
+  assert.equal(await runner.finalContent(), "The grass is green.");
+  assert.equal(text, "The grass is green.");
+  assert.equal((await runner.finalChatCompletion()).choices[0].finish_reason, "stop");
+});
+
+test("the stream helper accumulates a tool call", async () => {
+  const runner = client.chat.completions.stream(ask(BERLIN, { tools: [WEATHER] }));
+  let deltas = "";
+  runner.on("tool_calls.function.arguments.delta", (event) => { deltas += event.arguments_delta; });
+  const [choice] = (await runner.finalChatCompletion()).choices;
+  assert.equal(choice.finish_reason, "tool_calls");
+  assert.deepEqual(JSON.parse(choice.message.tool_calls[0].function.arguments), { city: "Berlin" });
+  assert.equal(deltas, choice.message.tool_calls[0].function.arguments);
+});
+
+async function runTool(stream) {
+  const asked = [];
+  const runner = client.chat.completions.runTools(ask("What's the weather in Berlin?", {
+    stream,
+    tools: [{ ...WEATHER, function: {
+      ...WEATHER.function,
+      parse: JSON.parse,
+      function: (input) => { asked.push(input); return SUNNY; },
+    } }],
+  }));
+  assert.equal(await runner.finalContent(), "The weather in Berlin is sunny, 21 degrees.");
+  assert.deepEqual(asked, [{ city: "Berlin" }]);
+  assert.deepEqual(runner.messages.map((message) => message.role), ["user", "assistant", "tool", "assistant"]);
+  assert.equal(runner.allChatCompletions().length, 2);
+}
+
+test("the tool runner calls the tool and answers from its result", () => runTool(false));
+
+test("the streaming tool runner does the same", () => runTool(true));
+
+test("the tool runner with a Zod tool makes two calls in one turn", async () => {
+  const asked = [];
+  const runner = client.chat.completions.runTools(ask("What's the weather in Berlin and Paris?", {
+    tools: [zodFunction({
+      name: "weather", description: "Current weather of a city", parameters: z.object({ city: z.string() }),
+      function: ({ city }) => { asked.push(city); return { city, temperature_c: city.length, condition: "rainy" }; },
+    })],
+  }));
+  const text = await runner.finalContent();
+  assert.deepEqual(asked, ["Berlin", "Paris"]);
+  assert.equal(text, "The weather in Berlin is rainy, 6 degrees. The weather in Paris is rainy, 5 degrees.");
+});
+
+test("progress events do not disturb the usual loop or the stream helper", async () => {
+  const headers = { "X-Prefill-Progress": "true" };
+  let text = "", done = 0;
+  const stream = await client.chat.completions.create(ask("What color is snow?", { stream: true }), { headers });
+  for await (const chunk of stream) {
+    text += chunk.choices[0]?.delta.content ?? "";
+    done += chunk.object === "prefill_progress" && chunk.status === "done";
+  }
+  assert.deepEqual([text, done], ["The snow is white.", 1]);
+  const runner = client.chat.completions.stream(ask("What color is snow?"), { headers });
+  assert.equal(await runner.finalContent(), text);
+});
+
+test("a broken off stream ends the computation", async () => {
+  const url = process.env.TRUNKLINE_URL;
+  const before = await metric(url, "trunkline_client_disconnects_total");
+  const stream = await client.chat.completions.create(endless({ stream: true }));
+  for await (const chunk of stream) {
+    if (chunk.choices[0].delta.content) break;
+  }
+  await until("the server saw the client leave",
+    async () => await metric(url, "trunkline_client_disconnects_total") === before + 1);
+  await until("no answer is open", async () => await metric(url, "trunkline_streams_active") === 0);
+});
+
+test("an aborted request ends the computation", async () => {
+  const url = process.env.TRUNKLINE_URL;
+  const before = await metric(url, "trunkline_client_disconnects_total");
+  const controller = new AbortController();
+  const answer = client.chat.completions.create(endless(), { signal: controller.signal });
+  const refused = assert.rejects(answer, OpenAI.APIUserAbortError);
+  await until("it runs", async () => await metric(url, "trunkline_requests_running") === 1);
+  controller.abort();
+  await refused;
+  await until("the server saw the client leave",
+    async () => await metric(url, "trunkline_client_disconnects_total") === before + 1);
+  await until("nothing runs", async () => await metric(url, "trunkline_requests_running") === 0);
+});
+
+test("a wrong value is a BadRequestError that names the field", async () => {
+  await assert.rejects(client.chat.completions.create(ask("Hi", { temperature: -1 })), (error) => {
+    assert.ok(error instanceof OpenAI.BadRequestError);
+    assert.equal(error.param, "temperature");
+    return true;
+  });
+});
+
+test("an unknown model is a NotFoundError that names the one served", async () => {
+  await assert.rejects(client.chat.completions.create(ask("Hi", { model: "gpt-unknown" })), (error) => {
+    assert.ok(error instanceof OpenAI.NotFoundError);
+    assert.match(error.message, new RegExp(MODEL));
+    return true;
+  });
+});
+
+test("a wrong key is an AuthenticationError", async () => {
+  const url = process.env.TRUNKLINE_KEYED_URL;
+  assert.equal((await connect(url, KEY).models.list()).data[0].id, MODEL);
+  await assert.rejects(connect(url, "wrong").models.list(), OpenAI.AuthenticationError);
+});
+
+test("a full queue is a RateLimitError", async () => {
+  const url = process.env.TRUNKLINE_NARROW_URL;
+  const narrow = connect(url);
+  const running = await narrow.chat.completions.create(endless({ stream: true }));
+  await until("the first runs", async () => await metric(url, "trunkline_requests_running") === 1);
+  const waiting = await narrow.chat.completions.create(endless({ stream: true }));
+  await until("the second waits", async () => await metric(url, "trunkline_requests_waiting") === 1);
+  await assert.rejects(narrow.chat.completions.create(ask("Hello!")), OpenAI.RateLimitError);
+  waiting.controller.abort();
+  running.controller.abort();
+  await until("both are gone", async () => await metric(url, "trunkline_streams_active") === 0);
+});
