@@ -61,6 +61,8 @@ pub enum CancelCause {
     ClientGone,
     /// The streamer found a stop string: the request is complete (counted as `stop`).
     StopString,
+    /// Another request has asked for it.
+    Requested,
 }
 
 /// What happens to a request, in order.

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actix::WeakAddr;
 use actix::prelude::*;
 
 use super::messages::{
@@ -21,6 +22,7 @@ use super::messages::{
 };
 use crate::http::answer::Answer;
 use crate::http::error::ApiError;
+use crate::http::form::Ending;
 use crate::http::wire::{ChoiceDelta, Progress, ProgressStatus, Usage, WireFinish};
 use crate::ids::{SequenceId, TokenId};
 use crate::telemetry::Metrics;
@@ -70,6 +72,28 @@ enum Phase {
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct Abandon;
+
+/// Another request has asked to end the sequence; what has been generated is its output.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Interrupt;
+
+/// Ends the sequences of one request, from any thread. They may have ended already.
+#[derive(Debug, Clone)]
+pub struct Interrupter(Vec<WeakAddr<Streamer>>);
+
+impl Interrupter {
+    pub fn new(streamers: Vec<WeakAddr<Streamer>>) -> Self {
+        Self(streamers)
+    }
+
+    /// See [`Interrupt`].
+    pub fn interrupt(&self) {
+        for streamer in self.0.iter().filter_map(WeakAddr::upgrade) {
+            streamer.do_send(Interrupt);
+        }
+    }
+}
 
 /// Held by whoever stands for the client (the response body, or the handler that waits for a whole answer):
 /// dropping it abandons the sequences.
@@ -194,10 +218,15 @@ impl Streamer {
             tokens,
             reasoning_tokens: self.assignment.decoder.reasoning_tokens(),
         };
+        let ending = Ending {
+            finish,
+            stop_string: self.assignment.decoder.stop_string().map(str::to_owned),
+            usage,
+        };
         self.assignment
             .answer
             .borrow_mut()
-            .finish(self.assignment.choice, finish, usage);
+            .finish(self.assignment.choice, ending);
     }
 
     fn fail(&mut self, error: ApiError) {
@@ -276,6 +305,23 @@ impl Handler<Abandon> for Streamer {
     fn handle(&mut self, _: Abandon, ctx: &mut Self::Context) {
         self.cancel(CancelCause::ClientGone);
         self.assignment.answer.borrow_mut().abandon(self.usage());
+        ctx.stop();
+    }
+}
+
+impl Handler<Interrupt> for Streamer {
+    type Result = ();
+
+    fn handle(&mut self, _: Interrupt, ctx: &mut Self::Context) {
+        self.cancel(CancelCause::Requested);
+        let deltas = self.assignment.decoder.finish();
+        {
+            let mut answer = self.assignment.answer.borrow_mut();
+            for delta in deltas {
+                answer.delta(self.assignment.choice, ChoiceDelta::from_output(delta));
+            }
+        }
+        self.finish(WireFinish::Cancelled, self.usage());
         ctx.stop();
     }
 }

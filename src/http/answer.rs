@@ -9,35 +9,20 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::error::ApiError;
-use super::outbox::{Outbox, Piece};
+use super::form::{Ending, Piece, Summary, WholeChoice, WireForm};
+use super::outbox::Outbox;
 use super::record::{Outcome, RequestRecord};
-use super::wire::{ChoiceDelta, ChoiceText, Envelope, Progress, Usage, WireFinish};
+use super::wire::{ChoiceDelta, ChoiceText, Progress, Usage, WireFinish};
 use crate::actors::messages::TokenUsage;
-use crate::actors::streamer::{Abandon, Streamer};
+use crate::actors::streamer::{Abandon, Interrupter, Streamer};
 
 /// How the client wants its answer.
 pub enum Delivery {
-    Stream {
-        outbox: Rc<RefCell<Outbox>>,
-        options: StreamOptions,
-    },
+    Stream(Rc<RefCell<Outbox>>),
     Whole {
-        envelope: Envelope,
+        form: Box<dyn WireForm>,
         reply: oneshot::Sender<Result<Value, ApiError>>,
     },
-}
-
-/// What a stream tells beside the text.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct StreamOptions {
-    /// A chunk with the usage at the end.
-    pub include_usage: bool,
-    /// The usage on the final chunk, too.
-    pub usage_on_final_chunk: bool,
-    /// `prefill_progress` events.
-    pub progress_events: bool,
-    /// `prompt_progress` on chunks.
-    pub progress_chunks: bool,
 }
 
 /// See the module's text.
@@ -55,7 +40,7 @@ pub struct Answer {
 struct Choice {
     /// Stays empty in streams, unless it is to be logged.
     text: ChoiceText,
-    ended: Option<(WireFinish, Usage)>,
+    ending: Option<Ending>,
 }
 
 impl Answer {
@@ -78,7 +63,13 @@ impl Answer {
 
     /// The streamers of all choices, so that the failure of one ends the others.
     pub fn set_streamers(&mut self, streamers: Vec<WeakAddr<Streamer>>) {
+        let interrupter = Interrupter::new(streamers.clone());
         self.streamers = streamers;
+        match &mut self.delivery {
+            Some(Delivery::Stream(outbox)) => outbox.borrow_mut().started(interrupter),
+            Some(Delivery::Whole { form, .. }) => form.started(interrupter),
+            None => {}
+        }
     }
 
     /// A token of any choice has come.
@@ -89,7 +80,7 @@ impl Answer {
     /// The next piece of a choice's output.
     pub fn delta(&mut self, choice: usize, delta: ChoiceDelta) {
         match &self.delivery {
-            Some(Delivery::Stream { outbox, .. }) => {
+            Some(Delivery::Stream(outbox)) => {
                 if self.log_content {
                     self.choices[choice].text.push(delta.clone());
                 }
@@ -102,29 +93,19 @@ impl Answer {
 
     /// Prefill has advanced.
     pub fn progress(&mut self, progress: Progress) {
-        if let Some(Delivery::Stream { outbox, options }) = &self.delivery {
-            let mut outbox = outbox.borrow_mut();
-            if options.progress_events {
-                outbox.push(Piece::ProgressEvent(progress));
-            }
-            if options.progress_chunks {
-                outbox.push(Piece::ProgressChunk(progress));
-            }
+        if let Some(Delivery::Stream(outbox)) = &self.delivery {
+            outbox.borrow_mut().push(Piece::Progress(progress));
         }
     }
 
     /// A choice is complete; with the last one, the answer is.
-    pub fn finish(&mut self, choice: usize, finish: WireFinish, usage: Usage) {
-        if let Some(Delivery::Stream { outbox, options }) = &self.delivery {
-            let usage = options.usage_on_final_chunk.then_some(usage);
-            outbox.borrow_mut().push(Piece::Finish {
-                choice,
-                finish,
-                usage,
-            });
+    pub fn finish(&mut self, choice: usize, ending: Ending) {
+        if let Some(Delivery::Stream(outbox)) = &self.delivery {
+            let ending = ending.clone();
+            outbox.borrow_mut().push(Piece::Finish { choice, ending });
         }
-        self.choices[choice].ended = Some((finish, usage));
-        if self.choices.iter().all(|choice| choice.ended.is_some()) {
+        self.choices[choice].ending = Some(ending);
+        if self.choices.iter().all(|choice| choice.ending.is_some()) {
             self.complete();
         }
     }
@@ -133,35 +114,34 @@ impl Answer {
         let mut usage = Usage::default();
         let mut outcome = Outcome::Stop;
         let mut choices = Vec::with_capacity(self.choices.len());
-        for choice in std::mem::take(&mut self.choices) {
-            let Some((finish, of_choice)) = choice.ended else {
+        for Choice { text, ending } in std::mem::take(&mut self.choices) {
+            let Some(ending) = ending else {
                 continue;
             };
-            usage.add(of_choice);
-            match finish {
+            usage.add(ending.usage);
+            match ending.finish {
                 WireFinish::Stop => {}
                 WireFinish::Length => outcome = Outcome::Length,
                 WireFinish::ToolCalls => outcome = Outcome::ToolCalls,
+                WireFinish::Cancelled => outcome = Outcome::Cancelled,
             }
-            choices.push((choice.text, finish));
+            choices.push(WholeChoice { text, ending });
         }
         if self.log_content {
             let request_id = self.record.request_id();
-            for (text, _) in &choices {
-                tracing::info!(%request_id, completion = %text.plain(), "completion");
+            for choice in &choices {
+                tracing::info!(%request_id, completion = %choice.text.plain(), "completion");
             }
         }
+        let summary = Summary {
+            usage,
+            timing: self.record.timing(),
+        };
         match self.delivery.take() {
-            Some(Delivery::Stream { outbox, options }) => {
-                let mut outbox = outbox.borrow_mut();
-                if options.include_usage {
-                    outbox.push(Piece::Usage(usage));
-                }
-                outbox.push(Piece::Done);
-            }
-            Some(Delivery::Whole { envelope, reply }) => {
+            Some(Delivery::Stream(outbox)) => outbox.borrow_mut().push(Piece::Done(summary)),
+            Some(Delivery::Whole { mut form, reply }) => {
                 // Fails only if the client has just left.
-                let _ = reply.send(Ok(envelope.whole(&choices, usage)));
+                let _ = reply.send(Ok(form.whole(choices, summary)));
             }
             None => return,
         }
@@ -175,7 +155,7 @@ impl Answer {
         };
         self.record.fail(&error, usage);
         match delivery {
-            Delivery::Stream { outbox, .. } => outbox.borrow_mut().push(Piece::Error(error)),
+            Delivery::Stream(outbox) => outbox.borrow_mut().push(Piece::Error(error)),
             Delivery::Whole { reply, .. } => {
                 // Fails only if the client has just left.
                 let _ = reply.send(Err(error));

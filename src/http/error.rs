@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpResponse, ResponseError};
+use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde_json::{Value, json};
 
 use crate::actors::messages::{GenerationFailure, SubmitError};
@@ -35,7 +35,8 @@ pub enum ApiError {
         limit: usize,
         prompt: usize,
         requested: Option<usize>,
-        parameter: &'static str,
+        /// The field that holds the prompt.
+        parameter: String,
     },
     /// No key, or one that is not configured.
     #[error("{0}")]
@@ -173,7 +174,7 @@ impl ApiError {
         }
     }
 
-    /// The body of the response, and the data of a stream's error event.
+    /// The body of the response in OpenAI's words, and the data of a stream's error event.
     pub fn body(&self) -> Value {
         json!({"error": {
             "message": self.to_string(),
@@ -183,8 +184,13 @@ impl ApiError {
         }})
     }
 
-    /// The whole response.
+    /// The whole response, in OpenAI's words.
     pub fn response(&self) -> HttpResponse {
+        self.response_head().json(self.body())
+    }
+
+    /// Status and headers of the response, whatever its words.
+    pub fn response_head(&self) -> HttpResponseBuilder {
         let mut response = HttpResponse::build(self.status());
         if let Some(delay) = self.retry_after() {
             // Whole seconds, rounded up, at least one: 0 would invite a busy loop.
@@ -201,7 +207,7 @@ impl ApiError {
             }
             _ => {}
         }
-        response.json(self.body())
+        response
     }
 }
 
@@ -359,7 +365,7 @@ mod tests {
             limit: 100,
             prompt: 120,
             requested: Some(7),
-            parameter: "messages",
+            parameter: "messages".into(),
         };
         let body = error.body();
         assert_eq!(body["error"]["code"], "context_length_exceeded");

@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions` and `POST /v1/completions`: from the body to the running answer.
+//! From a request's body to its running answer, for every API; and OpenAI's two completion endpoints.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,17 +11,20 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::answer::{Answer, Delivery, StreamOptions};
+use super::answer::{Answer, Delivery};
 use super::body::read_body;
 use super::context::{Arrival, Context as Shared, connection};
 use super::error::ApiError;
+use super::form::{FormMaker, Opening};
+use super::openai::{CompletionForm, StreamOptions};
 use super::outbox::{Outbox, StreamBody};
+use super::paths::PathMap;
 use super::prepare::{GenerationRequest, ModelBounds, PreparedSequence, prepare};
 use super::record::{Endpoint, RequestRecord};
 use super::request::chat::ChatRequest;
 use super::request::completion::CompletionRequest;
 use super::request::parse_json;
-use super::wire::{ChoiceDelta, Envelope, Form};
+use super::wire::{ChoiceDelta, Form};
 use crate::actors::messages::{self, Submit};
 use crate::actors::model_manager::{Acquire, ModelLease};
 use crate::actors::streamer::decoder::OutputDecoder;
@@ -33,8 +36,6 @@ use crate::prompt::StopMatcher;
 const PARSE_INLINE: usize = 64 * 1024;
 /// Headers that ask for progress events.
 const PROGRESS_HEADERS: [&str; 2] = ["x-prefill-progress", "x-swiftlm-prefill-progress"];
-/// The model and its numbers change only with the build.
-const FINGERPRINT: &str = concat!("trunkline-", env!("CARGO_PKG_VERSION"));
 
 /// `POST /v1/chat/completions`.
 pub async fn chat_completions(
@@ -42,7 +43,18 @@ pub async fn chat_completions(
     payload: web::Payload,
     shared: web::Data<Shared>,
 ) -> HttpResponse {
-    handle(Endpoint::ChatCompletions, request, payload, shared).await
+    let translate = |body: &Value| {
+        let request = ChatRequest::parse(body)?;
+        Ok(openai(GenerationRequest::Chat(request)))
+    };
+    handle(
+        Endpoint::ChatCompletions,
+        request,
+        payload,
+        shared,
+        translate,
+    )
+    .await
 }
 
 /// `POST /v1/completions`.
@@ -51,27 +63,62 @@ pub async fn completions(
     payload: web::Payload,
     shared: web::Data<Shared>,
 ) -> HttpResponse {
-    handle(Endpoint::Completions, request, payload, shared).await
+    let translate = |body: &Value| {
+        let request = CompletionRequest::parse(body)?;
+        Ok(openai(GenerationRequest::Text(request)))
+    };
+    handle(Endpoint::Completions, request, payload, shared, translate).await
 }
 
-async fn handle(
+/// A request that came in the internal form, to be answered likewise.
+fn openai(request: GenerationRequest) -> Translated {
+    let form = request.form();
+    let options = request.options();
+    let options = StreamOptions {
+        include_usage: options.include_usage,
+        progress_chunks: options.stream && options.return_progress,
+        ..StreamOptions::default()
+    };
+    Translated {
+        request,
+        form: Box::new(move |opening| Box::new(CompletionForm::new(form, options, opening))),
+        paths: PathMap::default(),
+    }
+}
+
+/// What an API makes of a body.
+pub struct Translated {
+    pub request: GenerationRequest,
+    /// How the answer is told.
+    pub form: FormMaker,
+    /// How errors about the request are told.
+    pub paths: PathMap,
+}
+
+/// Answers a request of any API: `translate` says what it asks for and how the answer is told.
+pub async fn handle<T>(
     endpoint: Endpoint,
     request: HttpRequest,
     mut payload: web::Payload,
     shared: web::Data<Shared>,
-) -> HttpResponse {
+    translate: T,
+) -> HttpResponse
+where
+    T: FnOnce(&Value) -> Result<Translated, ApiError> + Send + 'static,
+{
     let arrival = Arrival::of(&request);
     arrival.logged.set(true);
     let metrics = Arc::clone(&shared.state.metrics);
+    let request_id = Arc::clone(&arrival.request_id);
     let mut record = RequestRecord::new(endpoint, arrival.request_id, arrival.at, metrics);
     let deadline = (arrival.at + shared.options.request_timeout).into();
-    let understood = understand(endpoint, &request, &mut payload, &shared, &mut record);
+    let understood = understand(translate, &request, &mut payload, &shared, &mut record);
     let understood = tokio::time::timeout_at(deadline, understood).await;
     match understood.unwrap_or(Err(ApiError::DeadlineExceeded)) {
-        Ok(job) => generate(job, &request, &shared, record).await,
+        Ok(job) => generate(job, endpoint, &request, &shared, record).await,
         Err(error) => {
             record.reject(&error);
-            error.response()
+            endpoint.dialect().error_response(&error, &request_id)
         }
     }
 }
@@ -84,51 +131,30 @@ struct Job {
 }
 
 /// Everything that can be refused is refused here, or when the scheduler is asked.
-async fn understand(
-    endpoint: Endpoint,
+async fn understand<T>(
+    translate: T,
     request: &HttpRequest,
     payload: &mut web::Payload,
     shared: &Shared,
     record: &mut RequestRecord,
-) -> Result<Job, ApiError> {
-    let options = &shared.options;
-    let body = read_body(
-        payload,
-        request.headers(),
-        options.body_limit,
-        options.body_timeout,
-    )
-    .await?;
-    let generation = if body.len() <= PARSE_INLINE {
-        parse(endpoint, &body)?
-    } else {
-        blocking(move || parse(endpoint, &body)).await?
-    };
-
-    let acquire = Acquire {
-        model: generation.options().model.clone(),
-    };
-    let lease = match shared.state.manager.send(acquire).await {
-        Ok(lease) => lease?,
-        Err(_) => {
-            return Err(ApiError::Internal(
-                "the model manager has stopped".to_owned(),
-            ));
-        }
-    };
+) -> Result<(Job, FormMaker), ApiError>
+where
+    T: FnOnce(&Value) -> Result<Translated, ApiError> + Send + 'static,
+{
+    let Translated {
+        request: generation,
+        form,
+        paths,
+    } = read(request, payload, shared, translate).await?;
+    let lease = acquire(shared, generation.options().model.clone()).await?;
     record.describe(&lease.id, generation.options().stream);
 
-    let bounds = ModelBounds {
-        context_window: lease.context_window,
-        vocabulary: lease.engine.vocabulary,
-    };
+    let bounds = bounds(&lease);
     let format = Arc::clone(&lease.prompt);
-    let log_content = options.log_content;
-    let Ok(_permit) = shared.encoding.acquire().await else {
-        return Err(ApiError::Internal("the server has stopped".to_owned()));
-    };
-    let (request, sequences) = blocking(move || {
-        let sequences = prepare(&generation, &format, bounds, log_content)?;
+    let log_content = shared.options.log_content;
+    let (generation, sequences) = encoding(shared, move || {
+        let sequences = prepare(&generation, &format, bounds, log_content)
+            .map_err(|error| paths.tell(error))?;
         Ok((generation, sequences))
     })
     .await?;
@@ -138,19 +164,65 @@ async fn understand(
     {
         tracing::info!(request_id = %record.request_id(), prompt = text, "prompt");
     }
-    Ok(Job {
-        request,
+    let job = Job {
+        request: generation,
         lease: Rc::new(lease),
         sequences,
-    })
+    };
+    Ok((job, form))
 }
 
-fn parse(endpoint: Endpoint, body: &[u8]) -> Result<GenerationRequest, ApiError> {
-    let body = parse_json(body)?;
-    Ok(match endpoint {
-        Endpoint::ChatCompletions => GenerationRequest::Chat(ChatRequest::parse(&body)?),
-        Endpoint::Completions => GenerationRequest::Text(CompletionRequest::parse(&body)?),
-    })
+/// Reads the body and makes sense of it.
+pub async fn read<R: Send + 'static>(
+    request: &HttpRequest,
+    payload: &mut web::Payload,
+    shared: &Shared,
+    understand: impl FnOnce(&Value) -> Result<R, ApiError> + Send + 'static,
+) -> Result<R, ApiError> {
+    let options = &shared.options;
+    let body = read_body(
+        payload,
+        request.headers(),
+        options.body_limit,
+        options.body_timeout,
+    )
+    .await?;
+    let short = body.len() <= PARSE_INLINE;
+    let parse = move || understand(&parse_json(&body)?);
+    if short {
+        parse()
+    } else {
+        blocking(parse).await
+    }
+}
+
+/// The right to use the model that a request names.
+pub async fn acquire(shared: &Shared, model: Option<String>) -> Result<ModelLease, ApiError> {
+    match shared.state.manager.send(Acquire { model }).await {
+        Ok(lease) => Ok(lease?),
+        Err(_) => Err(ApiError::Internal(
+            "the model manager has stopped".to_owned(),
+        )),
+    }
+}
+
+/// What the model allows.
+pub fn bounds(lease: &ModelLease) -> ModelBounds {
+    ModelBounds {
+        context_window: lease.context_window,
+        vocabulary: lease.engine.vocabulary,
+    }
+}
+
+/// Renders or encodes: on the blocking pool, and no more of it at once than there are CPUs.
+pub async fn encoding<R: Send + 'static>(
+    shared: &Shared,
+    work: impl FnOnce() -> Result<R, ApiError> + Send + 'static,
+) -> Result<R, ApiError> {
+    let Ok(_permit) = shared.encoding.acquire().await else {
+        return Err(ApiError::Internal("the server has stopped".to_owned()));
+    };
+    blocking(work).await
 }
 
 /// Runs work that takes long on the blocking pool.
@@ -167,75 +239,90 @@ async fn blocking<T: Send + 'static>(
 
 /// Starts the streamers, submits the sequences, and answers.
 async fn generate(
-    job: Job,
+    (job, form): (Job, FormMaker),
+    endpoint: Endpoint,
     request: &HttpRequest,
     shared: &Shared,
     record: RequestRecord,
 ) -> HttpResponse {
     let options = job.request.options();
-    let envelope = envelope(job.request.form(), &job.lease.id);
-    let stream_options = StreamOptions {
-        include_usage: options.include_usage,
-        usage_on_final_chunk: shared.options.usage_on_final_chunk,
+    let opening = Opening {
+        model: job.lease.id.clone(),
+        created: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+        request_id: Arc::clone(record.request_id()),
+        arrived: record.arrived(),
+        prompt_tokens: job
+            .sequences
+            .iter()
+            .map(|sequence| sequence.prompt.len())
+            .sum(),
         progress_events: options.stream && wants_progress_events(request.headers()),
-        progress_chunks: options.stream && options.return_progress,
+        usage_on_final_chunk: shared.options.usage_on_final_chunk,
     };
-    let (request_id, arrived) = (Arc::clone(record.request_id()), record.arrived());
-    let mut outlet = None;
-    let mut receiver = None;
-    let delivery = if options.stream {
-        let outbox = Outbox::new(envelope);
-        outlet = Some(Rc::clone(&outbox));
-        Delivery::Stream {
-            outbox,
-            options: stream_options,
-        }
-    } else {
-        let (reply, reading) = oneshot::channel();
-        receiver = Some(reading);
-        Delivery::Whole { envelope, reply }
-    };
-    let answer = Answer::new(
-        record,
-        delivery,
-        job.sequences.len(),
-        shared.options.log_content,
-    );
     let setting = Setting {
-        answer: Rc::clone(&answer),
-        request_id,
-        deadline: arrived + shared.options.request_timeout,
-        wants_progress: stream_options.progress_events || stream_options.progress_chunks,
+        request_id: Arc::clone(record.request_id()),
+        deadline: record.arrived() + shared.options.request_timeout,
+        wants_progress: opening.progress_events || options.stream && options.return_progress,
     };
-    let presence = match start(job, &setting, shared).await {
-        Ok(presence) => presence,
-        Err(error) => {
-            answer.borrow_mut().reject(&error);
-            return error.response();
-        }
+    let (stream, sequences) = (options.stream, job.sequences.len());
+    let form = (form)(opening);
+    let log_content = shared.options.log_content;
+    let refuse = |answer: &RefCell<Answer>, error: ApiError| {
+        answer.borrow_mut().reject(&error);
+        endpoint
+            .dialect()
+            .error_response(&error, &setting.request_id)
     };
-    match (outlet, receiver) {
-        (Some(outbox), _) => HttpResponse::Ok()
-            .insert_header((CONTENT_TYPE, "text/event-stream"))
+    if stream {
+        let content_type = form.content_type();
+        let outbox = Outbox::new(form);
+        let delivery = Delivery::Stream(Rc::clone(&outbox));
+        let answer = Answer::new(record, delivery, sequences, log_content);
+        let presence = match start(job, &answer, &setting, shared).await {
+            Ok(presence) => presence,
+            Err(error) => return refuse(&answer, error),
+        };
+        HttpResponse::Ok()
+            .insert_header((CONTENT_TYPE, content_type))
             .insert_header((CACHE_CONTROL, "no-cache"))
             // For proxies that would collect the stream.
             .insert_header(("X-Accel-Buffering", "no"))
-            .body(StreamBody::new(outbox, connection(request), presence)),
-        (None, Some(receiver)) => whole(receiver, presence).await,
-        (None, None) => ApiError::Internal("an answer without a way out".to_owned()).response(),
+            .body(StreamBody::new(outbox, connection(request), presence))
+    } else {
+        let (reply, receiver) = oneshot::channel();
+        let delivery = Delivery::Whole { form, reply };
+        let answer = Answer::new(record, delivery, sequences, log_content);
+        let presence = match start(job, &answer, &setting, shared).await {
+            Ok(presence) => presence,
+            Err(error) => return refuse(&answer, error),
+        };
+        drop(answer);
+        let whole = whole(receiver, presence).await;
+        match whole {
+            Ok(whole) => HttpResponse::Ok().json(whole),
+            Err(error) => endpoint
+                .dialect()
+                .error_response(&error, &setting.request_id),
+        }
     }
 }
 
 /// What the sequences of one request share.
 struct Setting {
-    answer: Rc<RefCell<Answer>>,
     request_id: Arc<str>,
     deadline: std::time::Instant,
     wants_progress: bool,
 }
 
 /// Starts a streamer for each sequence and submits them. When one is refused, all are abandoned.
-async fn start(job: Job, setting: &Setting, shared: &Shared) -> Result<Presence, ApiError> {
+async fn start(
+    job: Job,
+    answer: &Rc<RefCell<Answer>>,
+    setting: &Setting,
+    shared: &Shared,
+) -> Result<Presence, ApiError> {
     let options = job.request.options();
     let seed: u64 = options.sampling.seed.unwrap_or_else(rand::random);
     let form = job.request.form();
@@ -243,7 +330,7 @@ async fn start(job: Job, setting: &Setting, shared: &Shared) -> Result<Presence,
     let mut streamers = Vec::with_capacity(job.sequences.len());
     for (choice, prepared) in job.sequences.into_iter().enumerate() {
         {
-            let mut answer = setting.answer.borrow_mut();
+            let mut answer = answer.borrow_mut();
             if form == Form::Chat {
                 answer.delta(choice, ChoiceDelta::Role);
             }
@@ -273,7 +360,7 @@ async fn start(job: Job, setting: &Setting, shared: &Shared) -> Result<Presence,
             choice,
             prompt_tokens: prepared.prompt.len(),
             decoder,
-            answer: Rc::clone(&setting.answer),
+            answer: Rc::clone(answer),
             scheduler: job.lease.scheduler.clone().recipient(),
             // One prompt's progress is told; with several, the first one's.
             progress_interval: (setting.wants_progress && choice == 0)
@@ -301,8 +388,7 @@ async fn start(job: Job, setting: &Setting, shared: &Shared) -> Result<Presence,
         });
         streamers.push(streamer);
     }
-    setting
-        .answer
+    answer
         .borrow_mut()
         .set_streamers(streamers.iter().map(Addr::downgrade).collect());
     let presence = Presence::new(streamers);
@@ -319,27 +405,10 @@ async fn start(job: Job, setting: &Setting, shared: &Shared) -> Result<Presence,
 async fn whole(
     receiver: oneshot::Receiver<Result<Value, ApiError>>,
     presence: Presence,
-) -> HttpResponse {
-    let response = match receiver.await {
-        Ok(Ok(answer)) => HttpResponse::Ok().json(answer),
-        Ok(Err(error)) => error.response(),
-        Err(_) => ApiError::Internal("the answer was lost".to_owned()).response(),
-    };
+) -> Result<Value, ApiError> {
+    let whole = receiver.await;
     drop(presence);
-    response
-}
-
-fn envelope(form: Form, model: &str) -> Envelope {
-    let created = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    Envelope {
-        form,
-        id: format!("{}{}", form.id_prefix(), uuid::Uuid::new_v4().simple()),
-        created,
-        model: model.to_owned(),
-        fingerprint: FINGERPRINT.to_owned(),
-    }
+    whole.unwrap_or_else(|_| Err(ApiError::Internal("the answer was lost".to_owned())))
 }
 
 fn wants_progress_events(headers: &HeaderMap) -> bool {

@@ -6,7 +6,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use prometheus::core::Collector;
 use serde_json::{Value, json};
 
-use super::context::Context;
+use super::context::{Arrival, Context};
+use super::dialect::Dialect;
 use super::error::ApiError;
 use crate::actors::model_manager::{Health, HealthQuery, HealthStatus, ListModels, ModelCard};
 use crate::telemetry::Metrics;
@@ -137,7 +138,14 @@ fn manager_gone() -> ApiError {
 
 /// Any path without a route.
 pub async fn not_found(request: HttpRequest) -> HttpResponse {
-    ApiError::RouteNotFound(format!("{} {}", request.method(), request.path())).response()
+    let error = ApiError::RouteNotFound(format!("{} {}", request.method(), request.path()));
+    refuse(&request, &error)
+}
+
+/// An error in the words of the API that was called.
+pub fn refuse(request: &HttpRequest, error: &ApiError) -> HttpResponse {
+    let request_id = Arrival::of(request).request_id;
+    Dialect::of_path(request.path()).error_response(error, &request_id)
 }
 
 /// `OPTIONS`, or a method that the path does not have.
@@ -147,10 +155,10 @@ pub fn other_method(request: &HttpRequest, allowed: &'static str) -> HttpRespons
             .insert_header((ALLOW, HeaderValue::from_static(allowed)))
             .finish()
     } else {
-        ApiError::MethodNotAllowed {
+        let error = ApiError::MethodNotAllowed {
             method: request.method().to_string(),
             allowed,
-        }
-        .response()
+        };
+        refuse(request, &error)
     }
 }

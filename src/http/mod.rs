@@ -2,8 +2,9 @@
 //!
 //! A generation request's way: [`generate`] reads and validates it ([`request`]), acquires the model, renders
 //! and encodes the prompt ([`prepare`]), starts a streamer for each sequence and submits them. The streamers
-//! put the [`answer`] together; a streamed one leaves through the [`outbox`], in the form of [`wire`]. What
-//! is counted about it is in [`record`]. A client that leaves is noticed by the [`connection`].
+//! put the [`answer`] together; a streamed one leaves through the [`outbox`]. Each API tells it in a [`form`] of
+//! its own ([`openai`] for chat and text completions), and is told errors in its [`dialect`]. What is counted
+//! about it is in [`record`]. A client that leaves is noticed by the [`connection`].
 
 pub mod answer;
 mod auth;
@@ -11,11 +12,15 @@ mod body;
 mod connection;
 mod context;
 mod cors;
+pub mod dialect;
 pub mod error;
+pub mod form;
 mod generate;
 mod handlers;
+pub mod openai;
 mod options;
 pub mod outbox;
+pub mod paths;
 mod prepare;
 pub mod record;
 pub mod request;

@@ -13,90 +13,14 @@ use std::task::{Context, Poll, Waker};
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
-use serde_json::Value;
 
 use super::connection::Connection;
-use super::error::ApiError;
-use super::wire::{ChoiceDelta, Envelope, Progress, Usage, WireFinish};
-
-/// One thing to send.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Piece {
-    Delta {
-        choice: usize,
-        delta: ChoiceDelta,
-    },
-    /// A `prefill_progress` event.
-    ProgressEvent(Progress),
-    /// A standard chunk with `prompt_progress`.
-    ProgressChunk(Progress),
-    Finish {
-        choice: usize,
-        finish: WireFinish,
-        usage: Option<Usage>,
-    },
-    Usage(Usage),
-    /// The stream is complete.
-    Done,
-    /// The stream has failed; nothing follows.
-    Error(ApiError),
-}
-
-impl Piece {
-    /// Makes `next` part of this piece if one frame can say both; otherwise gives it back.
-    fn merge(&mut self, next: Piece) -> Option<Piece> {
-        match (self, next) {
-            (
-                Piece::Delta { choice, delta },
-                Piece::Delta {
-                    choice: same,
-                    delta: more,
-                },
-            ) if *choice == same => delta.merge(more).map(|delta| Piece::Delta {
-                choice: same,
-                delta,
-            }),
-            (Piece::ProgressEvent(old), Piece::ProgressEvent(new))
-            | (Piece::ProgressChunk(old), Piece::ProgressChunk(new))
-                if old.status == new.status =>
-            {
-                *old = new;
-                None
-            }
-            (_, next) => Some(next),
-        }
-    }
-
-    /// The bytes on the wire.
-    fn encode(&self, envelope: &Envelope) -> Bytes {
-        match self {
-            Piece::Delta { choice, delta } => frame(&envelope.delta_chunk(*choice, delta)),
-            Piece::ProgressEvent(progress) => Bytes::from(format!(
-                "event: prefill_progress\ndata: {}\n\n",
-                envelope.progress_event(progress)
-            )),
-            Piece::ProgressChunk(progress) => frame(&envelope.progress_chunk(progress)),
-            Piece::Finish {
-                choice,
-                finish,
-                usage,
-            } => frame(&envelope.finish_chunk(*choice, *finish, *usage)),
-            Piece::Usage(usage) => frame(&envelope.usage_chunk(*usage)),
-            Piece::Done => Bytes::from_static(b"data: [DONE]\n\n"),
-            Piece::Error(error) => frame(&error.body()),
-        }
-    }
-}
-
-/// JSON text has no line breaks of its own, so one `data:` line holds it.
-fn frame(data: &Value) -> Bytes {
-    Bytes::from(format!("data: {data}\n\n"))
-}
+use super::form::{Piece, WireForm};
+use crate::actors::streamer::Interrupter;
 
 /// The pieces between a streamer and its connection.
-#[derive(Debug)]
 pub struct Outbox {
-    envelope: Envelope,
+    form: Box<dyn WireForm>,
     pieces: VecDeque<Piece>,
     /// No further pieces come.
     closed: bool,
@@ -104,9 +28,9 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    pub fn new(envelope: Envelope) -> Rc<RefCell<Self>> {
+    pub fn new(form: Box<dyn WireForm>) -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
-            envelope,
+            form,
             pieces: VecDeque::new(),
             closed: false,
             reader: None,
@@ -118,7 +42,7 @@ impl Outbox {
         if self.closed {
             return;
         }
-        self.closed = matches!(piece, Piece::Done | Piece::Error(_));
+        self.closed = matches!(piece, Piece::Done(_) | Piece::Error(_));
         let rest = match self.pieces.back_mut() {
             Some(last) => last.merge(piece),
             None => Some(piece),
@@ -129,18 +53,25 @@ impl Outbox {
         }
     }
 
+    /// Generation has begun.
+    pub fn started(&mut self, interrupter: Interrupter) {
+        self.form.started(interrupter);
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Bytes, bool)>> {
-        match self.pieces.pop_front() {
-            Some(piece) => {
-                let failed = matches!(piece, Piece::Error(_));
-                Poll::Ready(Some((piece.encode(&self.envelope), failed)))
-            }
-            None if self.closed => Poll::Ready(None),
-            None => {
-                self.reader = Some(cx.waker().clone());
-                Poll::Pending
+        while let Some(piece) = self.pieces.pop_front() {
+            let failed = matches!(piece, Piece::Error(_));
+            let frame = self.form.encode(piece);
+            // Not every API tells every piece.
+            if !frame.is_empty() {
+                return Poll::Ready(Some((frame, failed)));
             }
         }
+        if self.closed {
+            return Poll::Ready(None);
+        }
+        self.reader = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 
@@ -195,16 +126,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::http::wire::Form;
+    use crate::http::form::Summary;
+    use crate::http::openai::{CompletionForm, StreamOptions};
+    use crate::http::wire::{ChoiceDelta, Envelope, Form, Progress};
 
-    fn envelope() -> Envelope {
-        Envelope {
-            form: Form::Chat,
-            id: "chatcmpl-1".into(),
-            created: 7,
-            model: "m".into(),
-            fingerprint: "fp".into(),
-        }
+    fn form() -> Box<CompletionForm> {
+        Box::new(CompletionForm {
+            envelope: Envelope {
+                form: Form::Chat,
+                id: "chatcmpl-1".into(),
+                created: 7,
+                model: "m".into(),
+                fingerprint: "fp".into(),
+            },
+            options: StreamOptions::default(),
+        })
     }
 
     fn content(text: &str) -> Piece {
@@ -222,7 +158,7 @@ mod tests {
 
     #[actix_web::test]
     async fn frames_are_exactly_server_sent_events() {
-        let outbox = Outbox::new(envelope());
+        let outbox = Outbox::new(form());
         let mut body = StreamBody::new(Rc::clone(&outbox), None, ());
         outbox.borrow_mut().push(content("a\nb"));
         let expected = json!({
@@ -234,7 +170,7 @@ mod tests {
             take(&mut body).await.unwrap(),
             format!("data: {expected}\n\n")
         );
-        outbox.borrow_mut().push(Piece::Done);
+        outbox.borrow_mut().push(Piece::Done(Summary::default()));
         assert_eq!(take(&mut body).await.unwrap(), "data: [DONE]\n\n");
         assert_eq!(take(&mut body).await, None);
         outbox.borrow_mut().push(content("late"));
@@ -243,7 +179,7 @@ mod tests {
 
     #[actix_web::test]
     async fn unread_text_becomes_one_piece() {
-        let outbox = Outbox::new(envelope());
+        let outbox = Outbox::new(form());
         let mut body = StreamBody::new(Rc::clone(&outbox), None, ());
         for _ in 0..10_000 {
             outbox.borrow_mut().push(content("x"));
@@ -279,14 +215,14 @@ mod tests {
                 cached: 0,
                 prompt: 10,
             };
-            Piece::ProgressEvent(Progress {
+            Piece::Progress(Progress {
                 status,
                 prefill,
                 elapsed_seconds: 0.0,
             })
         };
         use super::super::wire::ProgressStatus::*;
-        let outbox = Outbox::new(envelope());
+        let outbox = Outbox::new(form());
         for piece in [
             progress(Queued, 0),
             progress(Processing, 2),

@@ -106,7 +106,7 @@ fn fit(request: &GenerationRequest, prompt: usize, limit: usize) -> Result<usize
             limit,
             prompt,
             requested,
-            parameter: request.prompt_field(),
+            parameter: request.prompt_field().to_owned(),
         }),
         Some(room) => Ok(requested.unwrap_or(room).min(room)),
     }
@@ -277,7 +277,7 @@ mod tests {
             limit: 400,
             prompt: 400,
             requested: Some(5),
-            parameter: "prompt",
+            parameter: "prompt".into(),
         };
         assert_eq!(text(tokens(400)).unwrap_err(), expected);
     }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::dialect::Dialect;
 use super::error::ApiError;
+use super::form::Timing;
 use crate::actors::messages::TokenUsage;
 use crate::telemetry::{Metrics, Rejection};
 
@@ -12,6 +14,15 @@ use crate::telemetry::{Metrics, Rejection};
 pub enum Endpoint {
     ChatCompletions,
     Completions,
+    Responses,
+    Messages,
+    OllamaChat,
+    OllamaGenerate,
+    CountTokens,
+    InputTokens,
+    Tokenize,
+    Detokenize,
+    ApplyTemplate,
 }
 
 impl Endpoint {
@@ -19,6 +30,24 @@ impl Endpoint {
         match self {
             Endpoint::ChatCompletions => "chat_completions",
             Endpoint::Completions => "completions",
+            Endpoint::Responses => "responses",
+            Endpoint::Messages => "messages",
+            Endpoint::OllamaChat => "ollama_chat",
+            Endpoint::OllamaGenerate => "ollama_generate",
+            Endpoint::CountTokens => "count_tokens",
+            Endpoint::InputTokens => "input_tokens",
+            Endpoint::Tokenize => "tokenize",
+            Endpoint::Detokenize => "detokenize",
+            Endpoint::ApplyTemplate => "apply_template",
+        }
+    }
+
+    /// Whose words its errors are in.
+    pub fn dialect(self) -> Dialect {
+        match self {
+            Endpoint::Messages | Endpoint::CountTokens => Dialect::Anthropic,
+            Endpoint::OllamaChat | Endpoint::OllamaGenerate => Dialect::Ollama,
+            _ => Dialect::OpenAi,
         }
     }
 }
@@ -94,6 +123,14 @@ impl RequestRecord {
 
     pub fn arrived(&self) -> Instant {
         self.arrived
+    }
+
+    /// How long it has taken so far.
+    pub fn timing(&self) -> Timing {
+        Timing {
+            first_token: self.first_token_after,
+            total: self.arrived.elapsed(),
+        }
     }
 
     /// A token of the answer has come.

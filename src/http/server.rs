@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 
 use super::connection::{Connection, ConnectionCount, WatchedStream};
 use super::context::{AppState, Arrival, Context};
+use super::dialect::Dialect;
 use super::error::ApiError;
 use super::options::HttpOptions;
 use super::{generate, handlers};
@@ -205,7 +206,10 @@ async fn around(
         return Ok(request.into_response(HttpResponse::InternalServerError().finish()));
     };
     let mut response = match refusal(&request, &shared, connection.as_deref()) {
-        Some(error) => request.into_response(error.response()),
+        Some(error) => {
+            let dialect = Dialect::of_path(request.path());
+            request.into_response(dialect.error_response(&error, &arrival.request_id))
+        }
         None => next.call(request).await?.map_into_boxed_body(),
     };
     let preflight = response.request().method() == Method::OPTIONS;

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::form::WholeChoice;
 use crate::actors::messages::{PrefillProgress, TokenUsage};
 use crate::prompt::OutputDelta;
 
@@ -44,6 +45,8 @@ pub enum WireFinish {
     Stop,
     Length,
     ToolCalls,
+    /// Another request has asked to end it. Only APIs that offer that see it.
+    Cancelled,
 }
 
 /// What all chunks of a stream, and the whole answer, share.
@@ -173,16 +176,18 @@ impl ChoiceDelta {
 /// A choice's whole output, put together from its deltas.
 #[derive(Debug, Clone, Default)]
 pub struct ChoiceText {
-    content: String,
-    reasoning: String,
-    tool_calls: Vec<ToolCallText>,
+    pub content: String,
+    pub reasoning: String,
+    pub tool_calls: Vec<ToolCallText>,
 }
 
+/// A whole tool call.
 #[derive(Debug, Clone)]
-struct ToolCallText {
-    id: String,
-    name: String,
-    arguments: String,
+pub struct ToolCallText {
+    pub id: String,
+    pub name: String,
+    /// JSON, as the model wrote it.
+    pub arguments: String,
 }
 
 impl ChoiceText {
@@ -357,11 +362,11 @@ impl Envelope {
     }
 
     /// The whole answer.
-    pub fn whole(&self, choices: &[(ChoiceText, WireFinish)], usage: Usage) -> Value {
+    pub fn whole(&self, choices: &[WholeChoice], usage: Usage) -> Value {
         let choices: Vec<Value> = choices
             .iter()
             .enumerate()
-            .map(|(index, (text, finish))| text.to_json(self.form, index, *finish))
+            .map(|(index, choice)| choice.text.to_json(self.form, index, choice.ending.finish))
             .collect();
         json!({
             "id": self.id,

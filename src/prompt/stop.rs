@@ -13,6 +13,8 @@ pub struct StopMatcher {
     /// Text that may turn out to be the beginning of a stop string. Shorter than the longest of them.
     held: String,
     stopped: bool,
+    /// The stop string that was found.
+    found: Option<String>,
 }
 
 /// What became of a piece of text.
@@ -79,7 +81,13 @@ impl StopMatcher {
             stops,
             held: String::new(),
             stopped: false,
+            found: None,
         }
+    }
+
+    /// The stop string that was found, if one was.
+    pub fn found(&self) -> Option<&str> {
+        self.found.as_deref()
     }
 
     /// Takes the next piece of text. After a stop string was found, text is dropped.
@@ -102,7 +110,8 @@ impl StopMatcher {
             if let Some(length) = complete {
                 self.stopped = true;
                 // A match of whole strings begins and ends on character borders.
-                self.held.truncate(position + 1 - length);
+                self.held.truncate(position + 1);
+                self.found = Some(self.held.split_off(position + 1 - length));
                 return StopOutcome {
                     text: std::mem::take(&mut self.held),
                     stopped: true,

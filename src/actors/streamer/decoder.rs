@@ -71,6 +71,11 @@ impl OutputDecoder {
         deltas
     }
 
+    /// The stop string that ended the output, if one did.
+    pub fn stop_string(&self) -> Option<&str> {
+        self.stop.found()
+    }
+
     /// Tool calls begun so far.
     pub fn tool_calls(&self) -> usize {
         self.parser.as_ref().map_or(0, OutputParser::tool_calls)

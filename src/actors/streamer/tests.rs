@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::*;
 use crate::actors::messages::GenerationFailure;
-use crate::http::answer::{Delivery, StreamOptions};
+use crate::http::answer::Delivery;
+use crate::http::openai::{CompletionForm, StreamOptions};
 use crate::http::outbox::{Outbox, StreamBody};
 use crate::http::record::{Endpoint, RequestRecord};
 use crate::http::wire::{Envelope, Form};
@@ -45,14 +46,15 @@ fn format() -> PromptFormat {
     .unwrap()
 }
 
-fn envelope() -> Envelope {
-    Envelope {
+fn form(options: StreamOptions) -> Box<CompletionForm> {
+    let envelope = Envelope {
         form: Form::Chat,
         id: "chatcmpl-t".into(),
         created: 1,
         model: "m".into(),
         fingerprint: "f".into(),
-    }
+    };
+    Box::new(CompletionForm { envelope, options })
 }
 
 /// A request with one streamer a choice, and everything around it.
@@ -86,18 +88,15 @@ impl Stage {
         );
         let (sender, cancels) = mpsc::unbounded_channel();
         let scheduler = Cancels(sender).start().recipient();
-        let outbox = Outbox::new(envelope());
+        let outbox = Outbox::new(form(setup.options));
         let (reply, receiver) = oneshot::channel();
         let delivery = if setup.whole {
             Delivery::Whole {
-                envelope: envelope(),
+                form: form(setup.options),
                 reply,
             }
         } else {
-            Delivery::Stream {
-                outbox: Rc::clone(&outbox),
-                options: setup.options,
-            }
+            Delivery::Stream(Rc::clone(&outbox))
         };
         let choices = setup.choices.unwrap_or(1);
         let answer = Answer::new(record, delivery, choices, false);
