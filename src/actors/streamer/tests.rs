@@ -188,7 +188,9 @@ impl Stage {
             loop {
                 match Pin::new(&mut *body).poll_next(cx) {
                     Poll::Ready(Some(Ok(bytes))) => {
-                        events.push(String::from_utf8(bytes.to_vec()).unwrap())
+                        // One piece may be told in several events.
+                        let text = String::from_utf8(bytes.to_vec()).unwrap();
+                        events.extend(text.split_inclusive("\n\n").map(str::to_owned));
                     }
                     Poll::Ready(None) => return Poll::Ready(true),
                     Poll::Pending => return Poll::Ready(false),
