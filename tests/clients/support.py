@@ -89,10 +89,10 @@ class Client(unittest.TestCase):
 
     @contextlib.contextmanager
     def client_leaves(self):
-        """Around a stream that the client cuts: the server has to notice, and to stop computing."""
+        """Around requests that the client breaks off: the server has to notice, and to stop computing."""
         before = self.metric("trunkline_client_disconnects_total")
         yield
-        wait_until(lambda: self.metric("trunkline_client_disconnects_total") == before + 1, "the server saw the client leave")
+        wait_until(lambda: self.metric("trunkline_client_disconnects_total") > before, "the server saw the client leave")
         wait_until(lambda: self.metric("trunkline_streams_active") == 0, "no answer is open")
         wait_until(lambda: self.metric("trunkline_requests_running") == 0, "nothing is computed")
 

@@ -5,7 +5,7 @@ import OpenAI from "openai";
 import { zodFunction } from "openai/helpers/zod";
 import { z } from "zod";
 
-import { BERLIN, KEY, LONG, MODEL, SUNNY, WEATHER } from "./words.mjs";
+import { BERLIN, KEY, LONG, MODEL, SUNNY, WEATHER, clientLeaves, metric, until } from "./support.mjs";
 
 const connect = (url, apiKey = "none") => new OpenAI({ baseURL: `${url}/v1`, apiKey, maxRetries: 0 });
 const client = connect(process.env.TRUNKLINE_URL);
@@ -13,19 +13,6 @@ const ask = (content, options = {}) => ({
   model: MODEL, messages: [{ role: "user", content }], temperature: 0, max_tokens: 48, ...options,
 });
 const endless = (options) => ask("Hello!", { max_tokens: 20_000, ignore_eos: true, ...options });
-
-async function metric(url, name) {
-  const text = await (await fetch(`${url}/metrics`)).text();
-  return Number(text.match(new RegExp(`^${name} (\\S+)$`, "m"))[1]);
-}
-
-async function until(what, condition) {
-  const deadline = Date.now() + 60_000;
-  while (!(await condition())) {
-    assert.ok(Date.now() < deadline, `waited in vain until ${what}`);
-    await new Promise((done) => setTimeout(done, 20));
-  }
-}
 
 test("a streamed answer equals the whole one, usage included", async () => {
   const whole = await client.chat.completions.create(ask("What color is the sky?"));
@@ -120,31 +107,20 @@ test("progress events do not disturb the usual loop or the stream helper", async
   assert.equal(await runner.finalContent(), text);
 });
 
-test("a broken off stream ends the computation", async () => {
-  const url = process.env.TRUNKLINE_URL;
-  const before = await metric(url, "trunkline_client_disconnects_total");
-  const stream = await client.chat.completions.create(endless({ stream: true }));
-  for await (const chunk of stream) {
+test("a broken off stream ends the computation", () => clientLeaves(async () => {
+  for await (const chunk of await client.chat.completions.create(endless({ stream: true }))) {
     if (chunk.choices[0].delta.content) break;
   }
-  await until("the server saw the client leave",
-    async () => await metric(url, "trunkline_client_disconnects_total") === before + 1);
-  await until("no answer is open", async () => await metric(url, "trunkline_streams_active") === 0);
-});
+}));
 
-test("an aborted request ends the computation", async () => {
-  const url = process.env.TRUNKLINE_URL;
-  const before = await metric(url, "trunkline_client_disconnects_total");
+test("an aborted request ends the computation", () => clientLeaves(async () => {
   const controller = new AbortController();
   const answer = client.chat.completions.create(endless(), { signal: controller.signal });
   const refused = assert.rejects(answer, OpenAI.APIUserAbortError);
-  await until("it runs", async () => await metric(url, "trunkline_requests_running") === 1);
+  await until("it runs", async () => await metric("trunkline_requests_running") === 1);
   controller.abort();
   await refused;
-  await until("the server saw the client leave",
-    async () => await metric(url, "trunkline_client_disconnects_total") === before + 1);
-  await until("nothing runs", async () => await metric(url, "trunkline_requests_running") === 0);
-});
+}));
 
 test("a wrong value is a BadRequestError that names the field", async () => {
   await assert.rejects(client.chat.completions.create(ask("Hi", { temperature: -1 })), (error) => {
@@ -172,11 +148,11 @@ test("a full queue is a RateLimitError", async () => {
   const url = process.env.TRUNKLINE_NARROW_URL;
   const narrow = connect(url);
   const running = await narrow.chat.completions.create(endless({ stream: true }));
-  await until("the first runs", async () => await metric(url, "trunkline_requests_running") === 1);
+  await until("the first runs", async () => await metric("trunkline_requests_running", url) === 1);
   const waiting = await narrow.chat.completions.create(endless({ stream: true }));
-  await until("the second waits", async () => await metric(url, "trunkline_requests_waiting") === 1);
+  await until("the second waits", async () => await metric("trunkline_requests_waiting", url) === 1);
   await assert.rejects(narrow.chat.completions.create(ask("Hello!")), OpenAI.RateLimitError);
   waiting.controller.abort();
   running.controller.abort();
-  await until("both are gone", async () => await metric(url, "trunkline_streams_active") === 0);
+  await until("both are gone", async () => await metric("trunkline_streams_active", url) === 0);
 });
