@@ -33,6 +33,7 @@ use super::messages as scheduling;
 use super::scheduler::Scheduler;
 use crate::engine::loader::RecommendedSampling;
 use crate::engine::{EngineInfo, EngineStopped};
+use crate::grammar::GrammarCompiler;
 use crate::prompt::PromptFormat;
 use crate::telemetry::{Metrics, ModelFacts};
 
@@ -49,6 +50,8 @@ pub struct ServedModel {
     /// Tokens a conversation may hold: the model's window, or the whole KV pool where that is smaller.
     pub context_window: usize,
     pub prompt: Arc<PromptFormat>,
+    /// For structured output.
+    pub grammars: Arc<GrammarCompiler>,
     pub scheduler: Addr<Scheduler>,
     pub engine: EngineInfo,
     /// What the model's files recommend for requests that leave sampling open.
@@ -245,6 +248,7 @@ impl ModelManager {
             created: self.created,
             context_window,
             prompt: Arc::new(prompt),
+            grammars: Arc::new(GrammarCompiler::new(&info.end_tokens)),
             scheduler,
             engine: info,
             sampling,

@@ -424,7 +424,7 @@ impl SequenceState {
     fn accept(&mut self, sequence: SequenceId, token: TokenId) -> SampledToken {
         self.sampler.observe(token);
         self.last_token = Some(token);
-        let end = if self.stop.end_tokens.contains(&token) {
+        let end = if self.stop.end_tokens.contains(&token) || self.sampler.ends_grammar(token) {
             Some(EndReason::EndToken)
         } else if self.sampler.sampled() >= self.stop.max_new_tokens as u64 {
             Some(EndReason::Length)

@@ -2,12 +2,15 @@
 //!
 //! The order is: repetition penalty, frequency and presence penalties, logit bias; then the most
 //! likely token if the temperature is 0, else division by the temperature, `top_k`, softmax, `top_p` and
-//! `min_p` (what both keep), and one draw. Nothing here depends on other
+//! `min_p` (what both keep), and one draw. With a grammar, all this is done over the tokens that it
+//! allows. Nothing here depends on other
 //! sequences, and the random number of output token *i* is a function of the seed and *i* alone.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
+use crate::grammar::{Constraint, Grammar};
 use crate::ids::TokenId;
 use crate::kernels;
 
@@ -32,6 +35,8 @@ pub struct SamplingParameters {
     pub logit_bias: BTreeMap<TokenId, f32>,
     /// Seed of the sequence's own random numbers (counter-based: number *i* belongs to output token *i*).
     pub seed: u64,
+    /// Sample only what this grammar allows.
+    pub grammar: Option<Arc<Grammar>>,
 }
 
 impl Default for SamplingParameters {
@@ -46,6 +51,7 @@ impl Default for SamplingParameters {
             presence_penalty: 0.0,
             logit_bias: BTreeMap::new(),
             seed: 0,
+            grammar: None,
         }
     }
 }
@@ -63,7 +69,7 @@ impl SamplingParameters {
 }
 
 /// Why no token could be sampled from a row of logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SampleError {
     /// The forward pass overflowed or the weights are damaged.
     #[error("the model produced logits that are not finite numbers")]
@@ -71,6 +77,9 @@ pub enum SampleError {
     /// Every token was given a logit of minus infinity.
     #[error("no token is left to sample from")]
     NothingLeft,
+    /// The grammar cannot be followed any further.
+    #[error("{0}")]
+    Grammar(String),
 }
 
 /// One sequence's sampler: its parameters and what they need to remember of its tokens.
@@ -83,6 +92,7 @@ pub struct SequenceSampler {
     generated: HashMap<u32, u32>,
     /// Tokens sampled so far: the counter of the random numbers.
     drawn: u64,
+    constraint: Option<Constraint>,
 }
 
 impl SequenceSampler {
@@ -92,7 +102,9 @@ impl SequenceSampler {
         } else {
             HashSet::new()
         };
+        let constraint = parameters.grammar.clone().map(Constraint::new);
         Self {
+            constraint,
             parameters,
             prompt,
             generated: HashMap::new(),
@@ -112,21 +124,37 @@ impl SequenceSampler {
         logits: &[f32],
         scratch: &mut SamplingScratch,
     ) -> Result<TokenId, SampleError> {
-        if !self.parameters.changes_logits() {
+        if !self.parameters.changes_logits() && self.constraint.is_none() {
             return self.choose_from(logits, scratch);
         }
         let mut adjusted = std::mem::take(&mut scratch.adjusted);
         adjusted.clear();
         adjusted.extend_from_slice(logits);
         self.adjust(&mut adjusted);
+        if let Some(constraint) = &self.constraint {
+            // A row that is damaged is an error, wherever the damage is.
+            argmax(&adjusted)?;
+            let allowed = constraint.allowed().map_err(SampleError::Grammar)?;
+            allowed.apply(&mut adjusted);
+        }
         let token = self.choose_from(&adjusted, scratch);
         scratch.adjusted = adjusted;
         token
     }
 
+    /// Whether sampling this token ends the sequence by its grammar, whatever its stop rule says.
+    pub fn ends_grammar(&self, token: TokenId) -> bool {
+        self.constraint
+            .as_ref()
+            .is_some_and(|constraint| constraint.is_end(token))
+    }
+
     /// Records the sampled token.
     pub fn observe(&mut self, token: TokenId) {
         self.drawn += 1;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.advance(token);
+        }
         if self.parameters.counts_output() {
             *self.generated.entry(token.0).or_insert(0) += 1;
         }
@@ -177,6 +205,9 @@ impl SequenceSampler {
         } else {
             candidates.clear();
             candidates.extend((0u32..).zip(logits).map(Candidate::new));
+        }
+        if self.constraint.is_some() {
+            candidates.retain(|candidate| candidate.weight > f32::NEG_INFINITY);
         }
         self.softmax(&mut scratch.weights, candidates);
         if self.parameters.top_p < 1.0 {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::actors::messages::{GenerationFailure, SubmitError};
 use crate::actors::model_manager::AcquireError;
+use crate::grammar::GrammarError;
 use crate::prompt::PromptError;
 
 /// The code of a 503 while the server shuts down.
@@ -298,6 +299,19 @@ impl From<PromptError> for ApiError {
             message: error.to_string(),
             parameter: parameter.map(str::to_owned),
             code,
+        }
+    }
+}
+
+impl From<GrammarError> for ApiError {
+    fn from(error: GrammarError) -> Self {
+        match error {
+            GrammarError::Invalid { field, message } => ApiError::invalid(field, message),
+            GrammarError::Unavailable(_) => ApiError::InvalidRequest {
+                message: error.to_string(),
+                parameter: None,
+                code: "structured_output_unavailable",
+            },
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::answer::{Answer, Delivery};
 use super::body::read_body;
+use super::constrain::constrain;
 use super::context::{Arrival, Context as Shared, connection};
 use super::error::ApiError;
 use super::form::{FormMaker, Opening};
@@ -151,9 +152,20 @@ where
 
     let bounds = bounds(&lease);
     let format = Arc::clone(&lease.prompt);
+    let grammars = Arc::clone(&lease.grammars);
     let log_content = shared.options.log_content;
     let (generation, sequences) = encoding(shared, move || {
         let sequences = prepare(&generation, &format, bounds, log_content)
+            .and_then(|mut sequences| {
+                constrain(
+                    &generation,
+                    &mut sequences,
+                    &format,
+                    &grammars,
+                    bounds.vocabulary,
+                )?;
+                Ok(sequences)
+            })
             .map_err(|error| paths.tell(error))?;
         Ok((generation, sequences))
     })
@@ -376,6 +388,7 @@ async fn start(
         if let Some((token, bias)) = prepared.forbidden {
             sampling.logit_bias.entry(token).or_insert(bias);
         }
+        sampling.grammar = prepared.grammar;
         requests.push(messages::GenerationRequest {
             sequence,
             request_id: Arc::clone(&setting.request_id),

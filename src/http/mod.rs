@@ -10,6 +10,7 @@ pub mod answer;
 mod auth;
 mod body;
 mod connection;
+mod constrain;
 mod context;
 mod cors;
 pub mod dialect;

@@ -7,6 +7,7 @@ use super::request::chat::{ChatRequest, ToolChoice};
 use super::request::completion::{CompletionRequest, Prompt};
 use super::request::options::GenerationOptions;
 use super::wire::Form;
+use crate::grammar::Grammar;
 use crate::ids::TokenId;
 use crate::prompt::{ChatInput, ParserOptions, PromptFormat};
 
@@ -57,6 +58,8 @@ pub struct PreparedSequence {
     pub parser: Option<ParserOptions>,
     /// Token that must not be sampled.
     pub forbidden: Option<(TokenId, f32)>,
+    /// What the output has to follow.
+    pub grammar: Option<Arc<Grammar>>,
     /// The rendered prompt, only if contents may be logged.
     pub text: Option<String>,
 }
@@ -148,6 +151,7 @@ fn prepare_chat(
         echo: None,
         parser: Some(ParserOptions::for_prompt(&text, may_call)),
         forbidden: forbidden.map(|token| (token, FORBID)),
+        grammar: None,
         text: keep_text.then_some(text),
     })
 }
@@ -203,6 +207,7 @@ fn prepare_text(
             echo: request.echo.then(text),
             parser: None,
             forbidden: None,
+            grammar: None,
             text: keep_text.then(text),
         });
     }

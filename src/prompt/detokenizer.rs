@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokenizers::Tokenizer;
 
+use crate::grammar::TokenBytes;
 use crate::ids::TokenId;
 
 /// Turns a sequence's tokens into text as they come: whole characters only, special tokens left out.
@@ -84,6 +85,38 @@ impl TokenTexts {
             tokenizer,
             scheme,
             hidden,
+        }
+    }
+
+    /// What a token adds to a text, not at its start. None: its decoder cannot be followed token by token.
+    pub(super) fn bytes_of(&self, token: u32) -> Option<TokenBytes> {
+        let Some(mut piece) = self.tokenizer.id_to_token(token) else {
+            return Some(TokenBytes::Unused);
+        };
+        if self.hidden.contains(&token) {
+            return Some(TokenBytes::Control(piece));
+        }
+        match &self.scheme {
+            Scheme::ByteLevel => {
+                let mut bytes = Vec::new();
+                push_byte_level(&piece, &mut bytes);
+                Some(TokenBytes::Text(bytes))
+            }
+            Scheme::Metaspace { marker, .. } => {
+                Some(TokenBytes::Text(piece.replace(*marker, " ").into_bytes()))
+            }
+            Scheme::Pieces {
+                replacements,
+                byte_tokens,
+                ..
+            } => {
+                replace_all(&mut piece, replacements);
+                Some(TokenBytes::Text(match byte_token(&piece) {
+                    Some(byte) if *byte_tokens => vec![byte],
+                    _ => piece.into_bytes(),
+                }))
+            }
+            Scheme::Window => None,
         }
     }
 
@@ -210,11 +243,7 @@ impl Detokenizer {
                 strip,
             } => {
                 let mut piece = piece;
-                for (pattern, content) in replacements {
-                    if piece.contains(pattern.as_str()) {
-                        piece = piece.replace(pattern.as_str(), content);
-                    }
-                }
+                replace_all(&mut piece, replacements);
                 let text = match byte_token(&piece) {
                     Some(byte) if *byte_tokens => {
                         self.bytes.push(byte);
@@ -287,6 +316,14 @@ impl Window {
             text.split_off(context.len())
         } else {
             text
+        }
+    }
+}
+
+fn replace_all(piece: &mut String, replacements: &[(String, String)]) {
+    for (pattern, content) in replacements {
+        if piece.contains(pattern.as_str()) {
+            *piece = piece.replace(pattern.as_str(), content);
         }
     }
 }

@@ -12,6 +12,7 @@ use super::output::{OutputParser, ParserOptions};
 use super::template::ChatTemplate;
 use super::tools::ToolFormat;
 use super::{Detokenizer, PromptError, reasoning, tools};
+use crate::grammar::TokenBytes;
 use crate::ids::TokenId;
 
 /// What a model's files say about its text.
@@ -186,6 +187,18 @@ impl PromptFormat {
     /// For a text completion: the text continues the prompt's, so that a leading space is part of it.
     pub fn continuing_detokenizer(&self) -> Detokenizer {
         Detokenizer::continuing(Arc::clone(&self.tokens))
+    }
+
+    /// What each token id below `size` adds to an output.
+    ///
+    /// # Errors
+    /// Why that cannot be told of single tokens.
+    pub fn vocabulary(&self, size: usize) -> Result<Vec<TokenBytes>, String> {
+        (0u32..)
+            .take(size)
+            .map(|id| self.tokens.bytes_of(id))
+            .collect::<Option<_>>()
+            .ok_or_else(|| "its tokenizer decodes tokens only together".to_owned())
     }
 
     /// The model takes messages.

@@ -136,9 +136,9 @@ fn wrong_fields_are_named() {
             "logprobs",
         ),
         (
-            with(json!({"response_format": {"type": "json_object"}})),
-            "unsupported_parameter",
-            "response_format",
+            with(json!({"response_format": {"type": "json"}})),
+            "invalid_value",
+            "response_format.type",
         ),
         (
             with(json!({"tools": [call], "tool_choice": "required"})),

@@ -9,4 +9,5 @@ mod process;
 mod reference_logits;
 mod scenarios;
 mod streaming;
+mod structured_output;
 mod support;

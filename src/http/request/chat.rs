@@ -572,11 +572,6 @@ mod tests {
                 "from 0 to 20",
             ),
             (
-                with(json!({"response_format": {"type": "json_object"}})),
-                Some("response_format"),
-                "not supported",
-            ),
-            (
                 with(json!({"response_format": {"type": "xml"}})),
                 Some("response_format.type"),
                 "must be `text`",

@@ -16,5 +16,9 @@ pub const STOP_STRING_BYTES: usize = 1_024;
 pub const LOGIT_BIAS: usize = 1_024;
 /// Prompts in one text completion request.
 pub const PROMPTS: usize = 64;
+/// Choices in `guided_choice`.
+pub const CHOICES: usize = 4_096;
+/// Bytes of `response_format.json_schema.name`.
+pub const SCHEMA_NAME_BYTES: usize = 64;
 /// Bytes of a tool's or participant's name.
 pub const NAME_BYTES: usize = 256;

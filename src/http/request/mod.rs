@@ -5,6 +5,7 @@ pub mod completion;
 pub mod fields;
 pub mod limits;
 pub mod options;
+pub mod response_format;
 
 use serde_json::Value;
 

@@ -6,8 +6,10 @@ use serde_json::Value;
 
 use super::fields::{Field, Fields};
 use super::limits;
+use super::response_format::output_format;
 use crate::engine::loader::RecommendedSampling;
 use crate::engine::sampler::SamplingParameters;
+use crate::grammar::GrammarPart;
 use crate::http::error::ApiError;
 use crate::ids::TokenId;
 
@@ -41,6 +43,7 @@ impl RequestedSampling {
             presence_penalty: self.presence_penalty,
             logit_bias: self.logit_bias.clone(),
             seed,
+            grammar: None,
         }
     }
 }
@@ -58,6 +61,8 @@ pub struct GenerationOptions {
     pub stream: bool,
     pub include_usage: bool,
     pub return_progress: bool,
+    /// What the output must look like.
+    pub output: Option<GrammarPart>,
 }
 
 impl GenerationOptions {
@@ -95,6 +100,7 @@ impl GenerationOptions {
             stream,
             include_usage,
             return_progress: body.boolean("return_progress")?.unwrap_or(false),
+            output: output_format(body)?,
         })
     }
 }
@@ -112,19 +118,6 @@ fn refuse_what_is_not_offered(body: &Fields<'_>) -> Result<(), ApiError> {
             "best_of",
             "greater than 1 is not supported",
         ));
-    }
-    if let Some(format) = body.object("response_format")? {
-        let kind = format.require("type")?;
-        match kind.string()? {
-            "text" => {}
-            "json_object" | "json_schema" => {
-                return Err(ApiError::unsupported(
-                    "response_format",
-                    "other than `{\"type\":\"text\"}` is not supported; ask for JSON in the prompt",
-                ));
-            }
-            _ => return Err(kind.invalid("must be `text`, `json_object` or `json_schema`")),
-        }
     }
     Ok(())
 }
