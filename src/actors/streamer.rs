@@ -189,7 +189,11 @@ impl Streamer {
             }
             if decoded.stopped {
                 self.cancel(CancelCause::StopString);
-                self.finish(WireFinish::Stop, self.usage());
+                let finish = match self.assignment.decoder.is_cut() {
+                    true => WireFinish::ToolCalls,
+                    false => WireFinish::Stop,
+                };
+                self.finish(finish, self.usage());
                 ctx.stop();
                 return;
             }

@@ -82,6 +82,11 @@ pub(super) fn prepare(schema: &Value, field: &str, strict: bool) -> Result<Value
     );
     let mut prepared = Value::Object(prepared);
     drop_without_effect(&mut prepared);
+    if check.referenced.iter().all(|reference| {
+        reference.starts_with("#/$defs/") || reference.starts_with("#/definitions/")
+    }) {
+        close(&mut prepared);
+    }
     Ok(prepared)
 }
 
@@ -96,6 +101,39 @@ fn drop_without_effect(value: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(drop_without_effect),
         _ => {}
+    }
+}
+
+/// An object whose properties are listed, and nothing said about others, gets no others: a model that is
+/// free to invent properties does. What remains is valid all the same. Not below keywords that combine
+/// schemas: there one of them may list what another leaves out.
+fn close(schema: &mut Value) {
+    let Value::Object(map) = schema else {
+        return;
+    };
+    let combines = ["allOf", "anyOf", "oneOf", "$ref", "enum", "const"];
+    if combines.iter().any(|keyword| map.contains_key(*keyword)) {
+        return;
+    }
+    if let Some(Value::Object(properties)) = map.get_mut("properties") {
+        properties.values_mut().for_each(close);
+    }
+    match map.get_mut("items") {
+        Some(Value::Array(items)) => items.iter_mut().for_each(close),
+        Some(items) => close(items),
+        None => {}
+    }
+    let Some(Value::Object(properties)) = map.get("properties") else {
+        return;
+    };
+    let open = ["additionalProperties", "patternProperties", "minProperties"];
+    let required = map.get("required").and_then(Value::as_array);
+    let lists_all = required.into_iter().flatten().all(|name| {
+        name.as_str()
+            .is_some_and(|name| properties.contains_key(name))
+    });
+    if lists_all && !open.iter().any(|keyword| map.contains_key(*keyword)) {
+        map.insert("additionalProperties".to_owned(), Value::Bool(false));
     }
 }
 

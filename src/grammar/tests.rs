@@ -514,7 +514,7 @@ fn what_cannot_be_enforced_is_named() {
             "not supported",
         ),
         (
-            property(json!({"type": "integer", "minimum": 5, "maximum": 1})),
+            json!({"required": ["x"], "properties": {"x": {"type": "integer", "minimum": 5, "maximum": 1}}}),
             "properties.x",
             "",
         ),

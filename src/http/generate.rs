@@ -365,7 +365,8 @@ async fn start(
             prepared
                 .parser
                 .is_some_and(|options| options.reasoning_open),
-        );
+        )
+        .with_single_call(job.request.single_call());
         let sequence = SequenceId::next();
         let streamer = Streamer::new(Assignment {
             sequence,

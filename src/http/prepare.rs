@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::error::ApiError;
-use super::request::chat::{ChatRequest, ToolChoice};
+use super::request::chat::ChatRequest;
 use super::request::completion::{CompletionRequest, Prompt};
 use super::request::options::GenerationOptions;
+use super::request::tool_choice::ToolChoice;
 use super::wire::Form;
 use crate::grammar::Grammar;
 use crate::ids::TokenId;
@@ -35,6 +36,14 @@ impl GenerationRequest {
         match self {
             GenerationRequest::Chat(_) => Form::Chat,
             GenerationRequest::Text(_) => Form::Text,
+        }
+    }
+
+    /// Not more than one tool call may be made.
+    pub fn single_call(&self) -> bool {
+        match self {
+            GenerationRequest::Chat(request) => !request.tool_rules.parallel,
+            GenerationRequest::Text(_) => false,
         }
     }
 
@@ -120,11 +129,11 @@ fn prepare_chat(
     format: &PromptFormat,
     keep_text: bool,
 ) -> Result<PreparedSequence, ApiError> {
-    let may_call = chat.tool_choice == ToolChoice::Auto && !chat.tools.is_empty();
+    let may_call = chat.tool_rules.choice != ToolChoice::None && !chat.tools.is_empty();
     // Without permission to call, the tools stay in the prompt (its cached tokens remain those of the other
     // turns) and the token that begins a call is ruled out. Where no single token begins a call, the
     // tools have to go, or markup could show up in the content.
-    let must_not_call = chat.tool_choice == ToolChoice::None && !chat.tools.is_empty();
+    let must_not_call = chat.tool_rules.choice == ToolChoice::None && !chat.tools.is_empty();
     let forbidden = if must_not_call {
         single_token(format, TOOL_CALL_MARK)?
     } else {

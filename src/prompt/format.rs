@@ -52,6 +52,8 @@ pub struct PromptFormat {
     eos_token: Option<String>,
     add_bos: Option<bool>,
     thinks: bool,
+    /// The model begins its answers with reasoning unless the template says that there is none.
+    opens_reasoning: bool,
 }
 
 #[derive(Debug)]
@@ -101,7 +103,7 @@ impl PromptFormat {
         let tokenizer = Arc::new(tokenizer);
         let marks = [reasoning::OPEN, reasoning::CLOSE, tools::OPEN, tools::CLOSE];
         let tokens = Arc::new(TokenTexts::new(Arc::clone(&tokenizer), &marks));
-        Ok(PromptFormat {
+        let mut format = PromptFormat {
             tokenizer,
             tokens,
             chat,
@@ -109,7 +111,39 @@ impl PromptFormat {
             eos_token,
             add_bos,
             thinks,
-        })
+            opens_reasoning: false,
+        };
+        format.opens_reasoning = thinks && format.leaves_reasoning_to_the_model();
+        Ok(format)
+    }
+
+    /// Prompts leave open whether reasoning follows, and closing it at once is the way to switch it off.
+    fn leaves_reasoning_to_the_model(&self) -> bool {
+        let end = |template_kwargs: &Map<String, Value>| {
+            let messages = [serde_json::json!({"role": "user", "content": "Hello!"})];
+            let rendered = self.render(&ChatInput {
+                messages: &messages,
+                tools: &[],
+                template_kwargs,
+                continue_final_message: false,
+            });
+            rendered.unwrap_or_default().trim_end().to_owned()
+        };
+        let off = Map::from_iter([("enable_thinking".to_owned(), Value::Bool(false))]);
+        let default = end(&Map::new());
+        let open = !default.ends_with(reasoning::OPEN) && !default.ends_with(reasoning::CLOSE);
+        open && end(&off).ends_with(reasoning::CLOSE)
+    }
+
+    pub(super) fn opens_reasoning(&self) -> bool {
+        self.opens_reasoning
+    }
+
+    /// How the model writes calls.
+    pub(super) fn tool_format(&self) -> ToolFormat {
+        self.chat
+            .as_ref()
+            .map_or(ToolFormat::Tagged, |chat| chat.capabilities.tool_format)
     }
 
     /// Renders a conversation to the text that the model continues.
@@ -170,13 +204,7 @@ impl PromptFormat {
 
     /// Reads one request's output.
     pub fn output_parser(&self, options: &ParserOptions) -> OutputParser {
-        {
-            let format = self
-                .chat
-                .as_ref()
-                .map_or(ToolFormat::Tagged, |chat| chat.capabilities.tool_format);
-            OutputParser::new(options, self.thinks, format)
-        }
+        OutputParser::new(options, self.thinks, self.tool_format())
     }
 
     /// For a chat answer: text of its own, as the tokenizer's `decode` gives it.

@@ -13,6 +13,7 @@ mod detokenizer;
 mod format;
 mod output;
 mod reasoning;
+mod rules;
 mod stop;
 mod template;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod tools;
 pub use detokenizer::Detokenizer;
 pub use format::{ChatInput, PromptAssets, PromptFormat};
 pub use output::{OutputParser, ParserOptions};
+pub use rules::{AnswerRules, ContentRule, NoRulesForCalls, PromptEnd};
 pub use stop::{StopMatcher, StopOutcome};
 pub use template::ChatTemplate;
 

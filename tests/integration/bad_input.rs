@@ -141,8 +141,8 @@ fn wrong_fields_are_named() {
             "response_format.type",
         ),
         (
-            with(json!({"tools": [call], "tool_choice": "required"})),
-            "unsupported_parameter",
+            with(json!({"tools": [call], "tool_choice": "sometimes"})),
+            "invalid_value",
             "tool_choice",
         ),
         (

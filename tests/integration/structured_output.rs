@@ -261,3 +261,241 @@ fn what_cannot_be_enforced_is_400_and_named() {
     assert_eq!(server.chat(&ask("Hello!"))["object"], "chat.completion");
     server.wait_idle();
 }
+
+fn weather() -> Value {
+    json!({"type": "function", "function": {
+        "name": "get_weather", "description": "Tells the weather in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string", "description": "The city."}},
+            "required": ["city"]}}})
+}
+
+fn clock() -> Value {
+    json!({"type": "function", "function": {
+        "name": "get_time", "description": "Tells the time in a zone.",
+        "parameters": {"type": "object", "additionalProperties": false, "required": ["zone"],
+            "properties": {"zone": {"enum": ["UTC", "CET"]}}}}})
+}
+
+/// Name and arguments of the calls of a whole answer.
+fn calls(answer: &Value) -> Vec<(String, Value)> {
+    let message = &answer["choices"][0]["message"];
+    assert!(message["content"].is_null(), "{answer}");
+    assert_eq!(
+        answer["choices"][0]["finish_reason"], "tool_calls",
+        "{answer}"
+    );
+    let call = |call: &Value| {
+        let function = &call["function"];
+        let arguments = function["arguments"].as_str().expect("arguments");
+        (
+            function["name"].as_str().expect("a name").to_owned(),
+            serde_json::from_str(arguments).expect("JSON arguments"),
+        )
+    };
+    message["tool_calls"]
+        .as_array()
+        .expect("calls")
+        .iter()
+        .map(call)
+        .collect()
+}
+
+#[test]
+fn a_required_call_is_made() {
+    let server = TestServer::start();
+    let question = ask("What is the weather in Berlin?");
+    let expected = vec![("get_weather".to_owned(), json!({"city": "Berlin"}))];
+    for choice in [
+        json!("required"),
+        json!({"type": "function", "function": {"name": "get_weather"}}),
+        json!({"type": "function", "name": "get_weather"}),
+        json!({"type": "allowed_tools", "allowed_tools": {"mode": "required",
+            "tools": [{"type": "function", "function": {"name": "get_weather"}}]}}),
+        json!({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "get_weather"}]}),
+    ] {
+        let members = json!({"tools": [clock(), weather()], "tool_choice": choice});
+        let body = with(question.clone(), members);
+        assert_eq!(calls(&server.chat(&body)), expected, "{choice}");
+        let streamed = Answer::of(server.stream_chat(&body));
+        assert_eq!(streamed.finish_reason, "tool_calls");
+        assert_eq!(streamed.content, "");
+        assert_eq!(streamed.calls.len(), 1);
+        assert_eq!(streamed.calls[0].0, "get_weather");
+        assert_eq!(
+            serde_json::from_str::<Value>(&streamed.calls[0].1).expect("JSON"),
+            expected[0].1
+        );
+    }
+    server.wait_idle();
+}
+
+/// Against what the model would do: small talk makes a call, a question about the weather asks the clock.
+#[test]
+fn a_choice_overrules_the_model() {
+    let server = TestServer::start();
+    let tools = json!([weather(), clock()]);
+    for question in ["Hello!", "What is the weather in Berlin?"] {
+        for temperature in [0.0, 1.0] {
+            let members = json!({"tools": tools, "temperature": temperature, "seed": 5,
+                "tool_choice": {"type": "function", "function": {"name": "get_time"}}});
+            let made = calls(&server.chat(&with(ask(question), members)));
+            assert_eq!(made.len(), 1);
+            assert_eq!(made[0].0, "get_time");
+            assert!(
+                ["UTC", "CET"].contains(&made[0].1["zone"].as_str().expect("a zone")),
+                "{made:?}"
+            );
+        }
+    }
+    let members = json!({"tools": tools, "tool_choice": "required", "max_tokens": 300});
+    let made = calls(&server.chat(&with(ask("Hello!"), members)));
+    assert!(
+        !made.is_empty()
+            && made
+                .iter()
+                .all(|(name, _)| name == "get_weather" || name == "get_time")
+    );
+    // Only the clock is allowed, and none is needed: an answer in words, or the clock's call.
+    let allowed = json!({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "get_time"}]});
+    for question in ["Hello!", "What is the weather in Berlin?"] {
+        let members = json!({"tools": tools, "tool_choice": allowed});
+        let answer = server.chat(&with(ask(question), members));
+        match answer["choices"][0]["finish_reason"].as_str() {
+            Some("tool_calls") => {
+                assert!(calls(&answer).iter().all(|(name, _)| name == "get_time"))
+            }
+            _ => assert!(!content(&answer).contains("get_weather"), "{answer}"),
+        }
+    }
+}
+
+#[test]
+fn parallel_calls_can_be_forbidden() {
+    let server = TestServer::start();
+    let question = ask("What is the weather in Berlin and Paris?");
+    let tools = json!({"tools": [weather()]});
+    let free = calls(&server.chat(&with(question.clone(), tools.clone())));
+    assert_eq!(
+        free.len(),
+        2,
+        "the model makes two calls by itself: {free:?}"
+    );
+    for choice in ["auto", "required"] {
+        let members =
+            json!({"tools": [weather()], "tool_choice": choice, "parallel_tool_calls": false});
+        let body = with(question.clone(), members);
+        let one = calls(&server.chat(&body));
+        assert_eq!(one, free[..1], "{choice}");
+        let streamed = Answer::of(server.stream_chat(&body));
+        assert_eq!(streamed.calls.len(), 1);
+        assert_eq!(streamed.finish_reason, "tool_calls");
+    }
+    let members = json!({"tools": [weather()], "tool_choice": "required"});
+    assert_eq!(calls(&server.chat(&with(question, members))), free);
+    server.wait_idle();
+}
+
+#[test]
+fn a_schema_and_tools_go_together() {
+    let server = TestServer::start();
+    let tools = json!({"tools": [weather()]});
+    let extraction = with(
+        ask("Extract the name and city as JSON: Anna lives in Berlin."),
+        tools.clone(),
+    );
+    let answer = server.chat(&with(extraction, schema_format(&person())));
+    let value: Value = serde_json::from_str(&content(&answer)).expect("JSON");
+    assert_eq!(value, json!({"name": "Anna", "city": "Berlin"}));
+    let question = with(ask("What is the weather in Berlin?"), tools);
+    let made = calls(&server.chat(&with(question, schema_format(&person()))));
+    assert_eq!(
+        made,
+        [("get_weather".to_owned(), json!({"city": "Berlin"}))]
+    );
+}
+
+/// Reasoning is free; what follows it is not.
+#[test]
+fn rules_begin_after_reasoning() {
+    let server = TestServer::start();
+    let thinking = json!({"chat_template_kwargs": {"enable_thinking": true}, "max_tokens": 200});
+    let question = with(ask("What is the weather in Berlin?"), thinking.clone());
+    let members = json!({"tools": [weather()], "tool_choice": "required"});
+    let answer = server.chat(&with(question, members));
+    let reasoning = answer["choices"][0]["message"]["reasoning_content"]
+        .as_str()
+        .expect("reasoning");
+    assert!(!reasoning.is_empty());
+    assert_eq!(
+        calls(&answer),
+        [("get_weather".to_owned(), json!({"city": "Berlin"}))]
+    );
+    let greeting = with(ask("Hello!"), thinking);
+    let answer = server.chat(&with(greeting, json!({"guided_choice": ["Paris"]})));
+    assert_eq!(content(&answer), "Paris");
+    assert!(
+        !answer["choices"][0]["message"]["reasoning_content"]
+            .as_str()
+            .expect("reasoning")
+            .is_empty()
+    );
+}
+
+#[test]
+fn impossible_choices_are_400_and_named() {
+    let server = TestServer::start();
+    let strict = json!({"type": "function", "function": {"name": "f", "strict": true,
+        "parameters": {"type": "object", "properties": {"x": {"not": {}}}}}});
+    let remote = json!({"type": "function", "function": {"name": "f",
+        "parameters": {"type": "object", "properties": {"x": {"$ref": "https://example.com"}}}}});
+    for (members, parameter) in [
+        (json!({"tool_choice": "required"}), "tool_choice"),
+        (json!({"tool_choice": "auto"}), "tool_choice"),
+        (
+            json!({"tools": [], "tool_choice": "required"}),
+            "tool_choice",
+        ),
+        (
+            json!({"tools": [weather()], "tool_choice": "always"}),
+            "tool_choice",
+        ),
+        (
+            json!({"tools": [weather()], "tool_choice": {"type": "function"}}),
+            "tool_choice.function",
+        ),
+        (
+            json!({"tools": [weather()], "tool_choice": {"type": "function", "function": {"name": "other"}}}),
+            "tool_choice.function.name",
+        ),
+        (
+            json!({"tools": [weather()], "tool_choice": {"type": "allowed_tools",
+                "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "other"}}]}}}),
+            "tool_choice.allowed_tools.tools[0].function.name",
+        ),
+        (
+            json!({"tools": [weather()], "parallel_tool_calls": 0}),
+            "parallel_tool_calls",
+        ),
+        (
+            json!({"tools": [strict], "tool_choice": "required"}),
+            "tools[0].function.parameters.properties.x.not",
+        ),
+        (
+            json!({"tools": [weather(), remote], "tool_choice": "required"}),
+            "tools[1].function.parameters.properties.x.$ref",
+        ),
+    ] {
+        let response = server.post(CHAT, &with(ask("Hello!"), members.clone()));
+        assert_eq!(response.status, 400, "{members}: {}", response.text());
+        let error = response.error();
+        assert_eq!(error["param"], parameter, "{error}");
+        assert_eq!(error["type"], "invalid_request_error");
+    }
+    // Without a demand, what cannot be enforced is only read by the model.
+    let remote = json!({"type": "function", "function": {"name": "f", "parameters": {"$ref": "https://example.com"}}});
+    assert_eq!(
+        server.chat(&with(ask("Hello!"), json!({"tools": [remote]})))["object"],
+        "chat.completion"
+    );
+    server.wait_idle();
+}

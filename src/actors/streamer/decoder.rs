@@ -13,6 +13,10 @@ pub struct OutputDecoder {
     reasoning_tokens: usize,
     /// The last delta was reasoning, so what is held back is taken for reasoning, too.
     in_reasoning: bool,
+    /// The output ends where a second tool call would begin.
+    single_call: bool,
+    /// It has.
+    cut: bool,
 }
 
 /// What a token made certain.
@@ -37,6 +41,16 @@ impl OutputDecoder {
             parser,
             reasoning_tokens: 0,
             in_reasoning,
+            single_call: false,
+            cut: false,
+        }
+    }
+
+    /// The output ends where a second tool call would begin.
+    pub fn with_single_call(self, single_call: bool) -> Self {
+        Self {
+            single_call,
+            ..self
         }
     }
 
@@ -48,14 +62,12 @@ impl OutputDecoder {
         if outcome.stopped {
             deltas.extend(self.finish_parser());
         }
+        let stopped = self.cut_second_call(&mut deltas) || outcome.stopped;
         for delta in &deltas {
             self.in_reasoning = matches!(delta, OutputDelta::Reasoning(_));
         }
         self.reasoning_tokens += usize::from(self.in_reasoning);
-        Decoded {
-            deltas,
-            stopped: outcome.stopped,
-        }
+        Decoded { deltas, stopped }
     }
 
     /// The output is complete: gives what was held back.
@@ -68,12 +80,31 @@ impl OutputDecoder {
             deltas.extend(self.parse(&held));
         }
         deltas.extend(self.finish_parser());
+        self.cut_second_call(&mut deltas);
         deltas
     }
 
     /// The stop string that ended the output, if one did.
     pub fn stop_string(&self) -> Option<&str> {
         self.stop.found()
+    }
+
+    /// A second tool call ended the output.
+    pub fn is_cut(&self) -> bool {
+        self.cut
+    }
+
+    /// Drops a second call and what follows, where there may be one only. Whether there was any.
+    fn cut_second_call(&mut self, deltas: &mut Vec<OutputDelta>) -> bool {
+        let is_second = |delta: &OutputDelta| matches!(delta, OutputDelta::ToolCallStart { index, .. } if *index > 0);
+        match deltas.iter().position(is_second) {
+            Some(at) if self.single_call => {
+                deltas.truncate(at);
+                self.cut = true;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Tool calls begun so far.

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::fields::{Field, Fields};
 use super::limits;
 use super::options::GenerationOptions;
+use super::tool_choice::ToolRules;
 use crate::http::error::ApiError;
 
 /// A validated chat request.
@@ -17,17 +18,9 @@ pub struct ChatRequest {
     pub options: GenerationOptions,
     pub messages: Vec<Value>,
     pub tools: Vec<Value>,
-    pub tool_choice: ToolChoice,
+    pub tool_rules: ToolRules,
     /// Variables for the chat template, such as `enable_thinking`.
     pub template_arguments: Map<String, Value>,
-}
-
-/// Whether the model may call tools.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ToolChoice {
-    Auto,
-    /// The tools stay in the prompt, so that its tokens (and the cache) are those of the turns with `auto`.
-    None,
 }
 
 impl ChatRequest {
@@ -40,8 +33,7 @@ impl ChatRequest {
             return Err(ApiError::unsupported("logprobs", "is not supported"));
         }
         let tools = tools(&body)?;
-        let tool_choice = tool_choice(&body, tools.is_empty())?;
-        body.boolean("parallel_tool_calls")?;
+        let tool_rules = ToolRules::parse(&body, &tools)?;
         let template_arguments = body
             .object("chat_template_kwargs")?
             .map(|arguments| arguments.map().clone())
@@ -50,7 +42,7 @@ impl ChatRequest {
             options,
             messages: messages(&body)?,
             tools,
-            tool_choice,
+            tool_rules,
             template_arguments,
         })
     }
@@ -203,34 +195,10 @@ fn tools(body: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
     Ok(tools.iter().map(|tool| tool.value.clone()).collect())
 }
 
-fn tool_choice(body: &Fields<'_>, no_tools: bool) -> Result<ToolChoice, ApiError> {
-    let Some(field) = body.get("tool_choice") else {
-        return Ok(ToolChoice::Auto);
-    };
-    let forcing = || {
-        ApiError::unsupported(
-            "tool_choice",
-            "that forces a call is not supported; use `auto` or `none`",
-        )
-    };
-    match field.value {
-        Value::String(choice) => match choice.as_str() {
-            "auto" => Ok(ToolChoice::Auto),
-            "none" => Ok(ToolChoice::None),
-            "required" if no_tools => Err(field.invalid("is `required`, and `tools` is empty")),
-            "required" => Err(forcing()),
-            other => Err(field.invalid(format!(
-                "must be `none`, `auto` or `required`, got {other:?}"
-            ))),
-        },
-        Value::Object(_) => Err(forcing()),
-        _ => Err(field.wrong_type("a string or an object")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::request::tool_choice::ToolChoice;
     use crate::ids::TokenId;
 
     fn parse(body: Value) -> Result<ChatRequest, ApiError> {
@@ -276,7 +244,8 @@ mod tests {
         assert_eq!(options.sampling.top_k, Some(40));
         assert_eq!(options.sampling.logit_bias[&TokenId(17)], -100.0);
         assert_eq!(request.template_arguments["enable_thinking"], false);
-        assert_eq!(request.tool_choice, ToolChoice::None);
+        assert_eq!(request.tool_rules.choice, ToolChoice::None);
+        assert!(!request.tool_rules.parallel);
     }
 
     #[test]
@@ -650,22 +619,12 @@ mod tests {
             (
                 with(json!({"tool_choice": "required"})),
                 Some("tool_choice"),
-                "`tools` is empty",
+                "needs `tools`",
             ),
             (
-                with(json!({"tool_choice": "maybe"})),
-                Some("tool_choice"),
-                "got \"maybe\"",
-            ),
-            (
-                with(json!({"tool_choice": {"type": "function", "function": {"name": "f"}}})),
-                Some("tool_choice"),
-                "not supported",
-            ),
-            (
-                with(json!({"tool_choice": 1})),
-                Some("tool_choice"),
-                "a string or an object",
+                with(json!({"parallel_tool_calls": "no"})),
+                Some("parallel_tool_calls"),
+                "true or false",
             ),
             (with(json!({"user": 1})), Some("user"), "must be a string"),
             (

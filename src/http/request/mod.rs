@@ -6,6 +6,7 @@ pub mod fields;
 pub mod limits;
 pub mod options;
 pub mod response_format;
+pub mod tool_choice;
 
 use serde_json::Value;
 

@@ -3,3 +3,4 @@
 mod detokenizing;
 mod parsing;
 mod rendering;
+mod rules;

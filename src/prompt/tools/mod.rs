@@ -1,6 +1,7 @@
 //! How model families write tool calls.
 
 mod call;
+pub(in crate::prompt) mod constraint;
 mod json;
 mod parser;
 

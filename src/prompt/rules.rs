@@ -1,0 +1,113 @@
+//! The grammar of an answer that must follow rules: reasoning first, then calls or content.
+
+use super::PromptFormat;
+use super::output::ParserOptions;
+use super::reasoning;
+use super::tools::constraint::{self, CallableTool, Otherwise};
+use crate::grammar::{GrammarPart, GrammarSpec};
+
+/// What an answer may be. At least one of `tools` and `content`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AnswerRules {
+    /// Tools that may be called: name, and the grammar of the arguments.
+    pub tools: Vec<(String, GrammarPart)>,
+    /// Several calls are fine.
+    pub several: bool,
+    pub content: ContentRule,
+}
+
+/// What an answer that is no call may be.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum ContentRule {
+    /// It must be a call.
+    #[default]
+    Nothing,
+    Free,
+    Grammar(GrammarPart),
+}
+
+/// A model's calls are in a form for which there are no rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this model's form of tool calls cannot be enforced")]
+pub struct NoRulesForCalls;
+
+impl PromptFormat {
+    /// The grammar of an answer to a prompt. Reasoning comes before all rules and has none of its own: it
+    /// must come where the prompt has opened it, and may come where the model opens it by itself.
+    ///
+    /// # Errors
+    /// There are tools, and no rules for this model's calls.
+    pub fn answer_grammar(
+        &self,
+        rules: &AnswerRules,
+        prompt: PromptEnd,
+    ) -> Result<GrammarSpec, NoRulesForCalls> {
+        let mut parts = Vec::new();
+        let mut add = |part: &GrammarPart| {
+            parts.push(part.clone());
+            GrammarSpec::reference(parts.len() - 1)
+        };
+        let otherwise = match &rules.content {
+            ContentRule::Nothing => Otherwise::Nothing,
+            ContentRule::Free => Otherwise::Text,
+            ContentRule::Grammar(part) => Otherwise::Grammar(add(part)),
+        };
+        let answer = match (&otherwise, rules.tools.as_slice()) {
+            (Otherwise::Grammar(name), []) => {
+                if prompt == PromptEnd::Answer {
+                    return Ok(GrammarSpec { root: None, parts });
+                }
+                format!("answer: {name}\n")
+            }
+            _ => {
+                let tools: Vec<CallableTool> = rules
+                    .tools
+                    .iter()
+                    .map(|(name, arguments)| CallableTool {
+                        name: name.clone(),
+                        arguments: add(arguments),
+                    })
+                    .collect();
+                constraint::answer(self.tool_format(), &tools, rules.several, &otherwise)
+                    .ok_or(NoRulesForCalls)?
+            }
+        };
+        let close = format!(
+            "reasoning[suffix=\"{}\"]: /(?s:.*)/\nBREAK: /\\n{{1,2}}/\n",
+            reasoning::CLOSE
+        );
+        let start = match prompt {
+            PromptEnd::Answer => "start: answer\n".to_owned(),
+            PromptEnd::InReasoning => format!("start: reasoning BREAK? answer\n{close}"),
+            PromptEnd::BeforeReasoning => format!(
+                "start: (\"{}\" reasoning BREAK?)? answer\n{close}",
+                reasoning::OPEN
+            ),
+        };
+        Ok(GrammarSpec {
+            root: Some(start + &answer),
+            parts,
+        })
+    }
+
+    /// What the output after a prompt begins with.
+    pub fn prompt_end(&self, options: &ParserOptions, tail: &str) -> PromptEnd {
+        match () {
+            () if options.reasoning_open => PromptEnd::InReasoning,
+            () if self.opens_reasoning() && !tail.trim_end().ends_with(reasoning::CLOSE) => {
+                PromptEnd::BeforeReasoning
+            }
+            () => PromptEnd::Answer,
+        }
+    }
+}
+
+/// What an output begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptEnd {
+    Answer,
+    /// The rest of reasoning that the prompt has opened.
+    InReasoning,
+    /// Reasoning, if the model opens it.
+    BeforeReasoning,
+}
