@@ -62,9 +62,19 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         python::install(&mut environment);
-        environment
-            .add_template_owned(NAME, source::adapted(source))
-            .map_err(|error| PromptError::InvalidTemplate(description(&error)))?;
+        // The engine has been seen to panic on odd templates, here and in `render`. A model's template must not end
+        // the server.
+        let compiled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let added = environment.add_template_owned(NAME, source::adapted(source));
+            added.map(|()| environment)
+        }));
+        let Ok(compiled) = compiled else {
+            return Err(PromptError::InvalidTemplate(
+                "the template engine stopped while compiling it".to_string(),
+            ));
+        };
+        let environment =
+            compiled.map_err(|error| PromptError::InvalidTemplate(description(&error)))?;
         Ok(ChatTemplate { environment })
     }
 
@@ -93,7 +103,6 @@ impl ChatTemplate {
             bytes: Vec::new(),
             exceeded: false,
         };
-        // The engine has been seen to panic on odd templates. A model's template must not end the server.
         let rendered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             template.render_captured_to(context, &mut output).map(drop)
         }));
