@@ -19,6 +19,7 @@ pub mod form;
 mod generate;
 mod handlers;
 pub mod openai;
+mod openapi;
 mod options;
 pub mod outbox;
 pub mod paths;

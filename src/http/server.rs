@@ -22,7 +22,7 @@ use super::context::{AppState, Arrival, Context};
 use super::dialect::Dialect;
 use super::error::ApiError;
 use super::options::HttpOptions;
-use super::{generate, handlers};
+use super::{generate, handlers, openapi};
 use crate::telemetry::Rejection;
 
 /// How long the rest of a refused body is read, so that the client can read the refusal.
@@ -187,6 +187,7 @@ fn app(
         .service(get!("/v1/models/{id:.+}", handlers::model))
         .service(get!("/health", handlers::health))
         .service(get!("/metrics", handlers::metrics))
+        .service(openapi::page())
         .default_service(web::to(handlers::not_found))
         .wrap(from_fn(around))
 }
@@ -256,7 +257,8 @@ fn refusal(
             retry_after: Duration::from_secs(1),
         });
     }
-    if watching || request.method() == Method::OPTIONS {
+    let reading = path == openapi::DESCRIPTION_PATH || path.starts_with(openapi::PAGE_PATH);
+    if watching || reading || request.method() == Method::OPTIONS {
         return None;
     }
     let refused = shared.keys.check(request.headers()).err()?;

@@ -5,6 +5,7 @@ mod bench;
 mod disconnect;
 mod lifecycle;
 mod load;
+mod openapi;
 mod process;
 mod reference_logits;
 mod scenarios;
