@@ -118,10 +118,14 @@ fn conversation(body: &Fields<'_>, store: &ResponseStore) -> Result<Conversation
         }
     }
     let input_items = items::read(&body.require("input")?, store, &mut draft)?;
-    for field in body.array("tools", limits::TOOLS)?.unwrap_or_default() {
-        tool(&field, &mut draft)?;
+    let tools = body.array("tools", limits::TOOLS)?.unwrap_or_default();
+    for field in &tools {
+        tool(field, &mut draft)?;
     }
-    if let Some(choice) = body.get("tool_choice") {
+    // What is the default anyway is sent without tools, too.
+    if let Some(choice) = body.get("tool_choice")
+        && !(tools.is_empty() && choice.value == "auto")
+    {
         tool_choice(&choice, &mut draft)?;
     }
     if let Some(text) = body.object("text")?

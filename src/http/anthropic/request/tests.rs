@@ -172,7 +172,7 @@ fn bad_input_names_anthropics_fields() {
         (
             with(json!({"tool_choice": {"type": "any"}})),
             Some("tool_choice"),
-            "`tools` is empty",
+            "needs `tools`",
         ),
         (
             with(json!({"tool_choice": {"type": "must"}})),

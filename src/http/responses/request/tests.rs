@@ -215,7 +215,7 @@ fn bad_input_names_the_fields_of_responses() {
         (
             with(json!({"tool_choice": "required"})),
             Some("tool_choice"),
-            "`tools` is empty",
+            "needs `tools`",
         ),
         (
             with(json!({"tool_choice": {"type": "web_search"}})),
