@@ -164,6 +164,26 @@ pub struct Config {
     #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_name = "BOOL", action = clap::ArgAction::Set, help_heading = "Server")]
     pub usage_on_final_chunk: bool,
 
+    /// Responses of `/v1/responses` kept for `previous_response_id`; 0 keeps none.
+    ///
+    /// Those not used for the longest time go first.
+    #[arg(
+        long,
+        default_value = "1024",
+        value_name = "N",
+        help_heading = "Server"
+    )]
+    pub response_store_entries: usize,
+
+    /// Most memory for kept responses.
+    #[arg(
+        long,
+        default_value = "64MiB",
+        value_name = "SIZE",
+        help_heading = "Server"
+    )]
+    pub response_store_size: ByteSize,
+
     /// Requests computed at once.
     #[arg(long, default_value = "64", value_name = "N", help_heading = "Scheduling", value_parser = at_least_one)]
     pub max_running: usize,

@@ -20,6 +20,7 @@ use crate::actors::model_manager::{
     Catalogue, CatalogueError, Drain, LoadOptions, LoadedFacts, ModelManager, Shutdown, WaitReady,
 };
 use crate::config::{ApiKey, Config, Origin};
+use crate::http::StoreLimits;
 use crate::http::{AppState, HttpOptions, HttpServer};
 use crate::telemetry::Metrics;
 
@@ -287,6 +288,10 @@ fn http_options(config: &Config) -> HttpOptions {
         write_timeout: config.write_timeout,
         progress_interval: config.progress_interval,
         usage_on_final_chunk: config.usage_on_final_chunk,
+        response_store: StoreLimits {
+            entries: config.response_store_entries,
+            bytes: config.response_store_size.as_usize(),
+        },
         log_content: config.log_content,
     }
 }

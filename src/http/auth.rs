@@ -1,9 +1,12 @@
-//! Bearer keys.
+//! API keys: `Authorization: Bearer KEY`, or `x-api-key: KEY` as Anthropic has it.
 
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::error::ApiError;
+
+/// The header that Anthropic's clients send their key in.
+const ANTHROPIC_KEY: &str = "x-api-key";
 
 /// The keys that clients may present.
 #[derive(Clone)]
@@ -14,7 +17,8 @@ impl ApiKeys {
         Self(keys)
     }
 
-    /// Checks a request's `Authorization: Bearer KEY`. Without configured keys everyone may call.
+    /// Checks a request's `Authorization: Bearer KEY`, or its `x-api-key`. Without configured keys everyone
+    /// may call.
     ///
     /// The time it takes tells nothing about the keys but their lengths.
     ///
@@ -24,10 +28,16 @@ impl ApiKeys {
         if self.0.is_empty() {
             return Ok(());
         }
+        if let Some(key) = headers.get(ANTHROPIC_KEY)
+            && self.holds(key.as_bytes().trim_ascii())
+        {
+            return Ok(());
+        }
         let Some(value) = headers.get(AUTHORIZATION) else {
-            return Err(ApiError::Unauthorized(
-                "an API key is required: send `Authorization: Bearer KEY`",
-            ));
+            return Err(ApiError::Unauthorized(match headers.get(ANTHROPIC_KEY) {
+                Some(_) => "the API key is not valid",
+                None => "an API key is required: send `Authorization: Bearer KEY`",
+            }));
         };
         let key = match value.as_bytes().split_at_checked(7) {
             Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"bearer ") => key.trim_ascii(),
@@ -37,15 +47,18 @@ impl ApiKeys {
                 ));
             }
         };
-        // All keys are compared, whichever matches.
+        match self.holds(key) {
+            true => Ok(()),
+            false => Err(ApiError::Unauthorized("the API key is not valid")),
+        }
+    }
+
+    /// All keys are compared, whichever matches.
+    fn holds(&self, key: &[u8]) -> bool {
         let found = self.0.iter().fold(Choice::from(0), |found, known| {
             found | known.as_bytes().ct_eq(key)
         });
-        if bool::from(found) {
-            Ok(())
-        } else {
-            Err(ApiError::Unauthorized("the API key is not valid"))
-        }
+        bool::from(found)
     }
 }
 
@@ -82,6 +95,26 @@ mod tests {
         ] {
             assert!(!check(&["one", "two"], wrong), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn anthropics_header_will_do() {
+        let keys = ApiKeys::new(vec!["one".to_owned()]);
+        let check = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                let name = actix_web::http::header::HeaderName::from_static(name);
+                headers.insert(name, HeaderValue::from_static(value));
+            }
+            keys.check(&headers).is_ok()
+        };
+        assert!(check(&[("x-api-key", "one")]));
+        assert!(check(&[
+            ("x-api-key", "old"),
+            ("authorization", "Bearer one")
+        ]));
+        assert!(!check(&[("x-api-key", "on")]));
+        assert!(!check(&[("x-api-key", "")]));
     }
 
     #[test]

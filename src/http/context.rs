@@ -13,6 +13,7 @@ use super::auth::ApiKeys;
 use super::connection::Connection;
 use super::cors::CorsPolicy;
 use super::options::HttpOptions;
+use super::responses::store::ResponseStore;
 use crate::actors::model_manager::ModelManager;
 use crate::telemetry::Metrics;
 
@@ -30,6 +31,7 @@ pub struct Context {
     pub options: Arc<HttpOptions>,
     pub keys: ApiKeys,
     pub cors: CorsPolicy,
+    pub responses: ResponseStore,
     /// Bounds how many prompts are rendered and encoded at once.
     pub encoding: Arc<Semaphore>,
 }
@@ -41,6 +43,7 @@ impl Context {
             state,
             keys: ApiKeys::new(options.api_keys.clone()),
             cors: CorsPolicy::new(&options.cors_origins),
+            responses: ResponseStore::new(options.response_store),
             options: Arc::new(options),
             encoding: Arc::new(Semaphore::new(threads)),
         }

@@ -6,8 +6,8 @@ use actix_web::http::header::{
 };
 
 /// Headers that browsers may send.
-const ALLOWED_HEADERS: &str =
-    "Content-Type, Authorization, X-Prefill-Progress, X-SwiftLM-Prefill-Progress";
+const ALLOWED_HEADERS: &str = "Content-Type, Authorization, X-Prefill-Progress, X-SwiftLM-Prefill-Progress, X-Api-Key, \
+     Anthropic-Version, Anthropic-Beta, Anthropic-Dangerous-Direct-Browser-Access";
 
 /// Which origins may call.
 #[derive(Debug, Clone)]
@@ -54,7 +54,7 @@ impl CorsPolicy {
         if preflight {
             response.insert(
                 ACCESS_CONTROL_ALLOW_METHODS,
-                HeaderValue::from_static("GET, POST, OPTIONS"),
+                HeaderValue::from_static("GET, POST, DELETE, OPTIONS"),
             );
             response.insert(
                 ACCESS_CONTROL_ALLOW_HEADERS,

@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 
+/// The code of a refusal that tells Anthropic's SDKs to send the whole conversation instead.
+pub const THREAD_UNSUPPORTED: &str = "thread_unsupported_request";
+
 /// Whose API a path belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
@@ -33,22 +36,23 @@ impl Dialect {
     pub fn error_body(self, error: &ApiError, request_id: &str) -> Value {
         match self {
             Dialect::OpenAi => error.body(),
-            Dialect::Anthropic => json!({
-                "type": "error",
-                "error": {"type": anthropic_kind(error), "message": error.to_string()},
-                "request_id": request_id,
-            }),
+            Dialect::Anthropic => {
+                let mut told = json!({"type": anthropic_kind(error), "message": error.to_string()});
+                if error.code() == THREAD_UNSUPPORTED {
+                    told["details"] =
+                        json!({"error_code": THREAD_UNSUPPORTED, "unsupported": ["thread"]});
+                }
+                json!({"type": "error", "error": told, "request_id": request_id})
+            }
             Dialect::Ollama => json!({"error": error.to_string()}),
         }
     }
 
     /// The whole response to a request that is refused or has failed.
     pub fn error_response(self, error: &ApiError, request_id: &str) -> HttpResponse {
-        let mut response = error.response_head();
-        if self == Dialect::Anthropic {
-            response.insert_header(("request-id", request_id));
-        }
-        response.json(self.error_body(error, request_id))
+        error
+            .response_head()
+            .json(self.error_body(error, request_id))
     }
 }
 
@@ -99,6 +103,13 @@ mod tests {
             Dialect::Ollama.error_body(&error, "req_1"),
             json!({"error": message})
         );
+        let thread = ApiError::InvalidRequest {
+            message: "no".into(),
+            parameter: None,
+            code: THREAD_UNSUPPORTED,
+        };
+        let details = Dialect::Anthropic.error_body(&thread, "")["error"]["details"].clone();
+        assert_eq!(details["error_code"], THREAD_UNSUPPORTED);
         let body = Dialect::OpenAi.error_body(&error, "req_1");
         assert_eq!(body["error"]["param"], "messages[0].role");
         let kinds = [

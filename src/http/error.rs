@@ -43,9 +43,11 @@ pub enum ApiError {
     #[error("{0}")]
     Unauthorized(&'static str),
     #[error(
-        "no route for {0}; see GET /v1/models, POST /v1/chat/completions, POST /v1/completions, GET /health, GET /metrics"
+        "no route for {0}; see GET /v1/models, POST /v1/chat/completions, POST /v1/completions, POST /v1/responses, POST /v1/messages, POST /api/chat, GET /health, GET /metrics"
     )]
     RouteNotFound(String),
+    #[error("Response with id '{0}' not found.")]
+    ResponseNotFound(String),
     #[error("the model `{requested}` does not exist here; available: {}", available.join(", "))]
     ModelNotFound {
         requested: String,
@@ -117,7 +119,9 @@ impl ApiError {
                 StatusCode::BAD_REQUEST
             }
             ApiError::Unauthorized(_) => StatusCode::UNAUTHORIZED,
-            ApiError::RouteNotFound(_) | ApiError::ModelNotFound { .. } => StatusCode::NOT_FOUND,
+            ApiError::RouteNotFound(_)
+            | ApiError::ResponseNotFound(_)
+            | ApiError::ModelNotFound { .. } => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::RequestTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             ApiError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -147,6 +151,7 @@ impl ApiError {
             ApiError::ContextLengthExceeded { .. } => "context_length_exceeded",
             ApiError::Unauthorized(_) => "invalid_api_key",
             ApiError::RouteNotFound(_) => "unknown_url",
+            ApiError::ResponseNotFound(_) => "response_not_found",
             ApiError::ModelNotFound { .. } => "model_not_found",
             ApiError::MethodNotAllowed { .. } => "method_not_allowed",
             ApiError::RequestTimeout(_) => "request_timeout",

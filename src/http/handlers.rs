@@ -115,7 +115,7 @@ pub async fn model(
 }
 
 /// The models that can be asked for.
-async fn cards(context: &Context) -> Result<Vec<ModelCard>, ApiError> {
+pub async fn cards(context: &Context) -> Result<Vec<ModelCard>, ApiError> {
     let cards = context.state.manager.send(ListModels).await;
     cards.map_err(|_| manager_gone())
 }

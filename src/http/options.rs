@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::responses::store::StoreLimits;
+
 /// Bounds and behaviour of the HTTP server.
 #[derive(Debug, Clone)]
 pub struct HttpOptions {
@@ -33,6 +35,8 @@ pub struct HttpOptions {
     pub progress_interval: Duration,
     /// The usage rides on a stream's final chunk, too.
     pub usage_on_final_chunk: bool,
+    /// How many responses are kept for clients that come back to them.
+    pub response_store: StoreLimits,
     /// Prompts and completions may be logged.
     pub log_content: bool,
 }

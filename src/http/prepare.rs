@@ -223,7 +223,8 @@ fn prepare_text(
     Ok(sequences)
 }
 
-fn decode(format: &PromptFormat, tokens: &[TokenId]) -> String {
+/// The text of tokens.
+pub fn decode(format: &PromptFormat, tokens: &[TokenId]) -> String {
     let mut detokenizer = format.detokenizer();
     let mut text: String = tokens
         .iter()

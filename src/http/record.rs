@@ -237,6 +237,7 @@ fn rejection(error: &ApiError) -> Option<Rejection> {
         | ApiError::BodyTooLarge { .. }
         | ApiError::RequestTimeout(_)
         | ApiError::RouteNotFound(_)
+        | ApiError::ResponseNotFound(_)
         | ApiError::MethodNotAllowed { .. } => Some(Rejection::Invalid),
         ApiError::ContextLengthExceeded { .. } => Some(Rejection::ContextLength),
         ApiError::Unauthorized(_) => Some(Rejection::Unauthorized),

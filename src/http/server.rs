@@ -22,7 +22,7 @@ use super::context::{AppState, Arrival, Context};
 use super::dialect::Dialect;
 use super::error::ApiError;
 use super::options::HttpOptions;
-use super::{generate, handlers, openapi};
+use super::{anthropic, generate, handlers, ollama, openapi, responses, tokens};
 use crate::telemetry::Rejection;
 
 /// How long the rest of a refused body is read, so that the client can read the refusal.
@@ -183,6 +183,35 @@ fn app(
         .app_data(web::Data::new(shared))
         .service(post!("/v1/chat/completions", generate::chat_completions))
         .service(post!("/v1/completions", generate::completions))
+        .service(post!(
+            "/v1/chat/completions/input_tokens",
+            tokens::chat_input_tokens
+        ))
+        .service(post!("/v1/responses", responses::create))
+        .service(post!("/v1/responses/input_tokens", responses::input_tokens))
+        .service(
+            web::resource("/v1/responses/{id}")
+                .route(web::get().to(responses::retrieve))
+                .route(web::head().to(responses::retrieve))
+                .route(web::delete().to(responses::delete))
+                .default_service(refuse("GET, HEAD, DELETE, OPTIONS")),
+        )
+        .service(get!(
+            "/v1/responses/{id}/input_items",
+            responses::input_items
+        ))
+        .service(post!("/v1/responses/{id}/cancel", responses::cancel))
+        .service(post!("/v1/messages", anthropic::messages))
+        .service(post!("/v1/messages/count_tokens", anthropic::count_tokens))
+        .service(post!("/api/chat", ollama::chat))
+        .service(post!("/api/generate", ollama::generate))
+        .service(get!("/api/tags", ollama::tags))
+        .service(get!("/api/ps", ollama::ps))
+        .service(post!("/api/show", ollama::show))
+        .service(get!("/api/version", ollama::version))
+        .service(post!("/tokenize", tokens::tokenize))
+        .service(post!("/detokenize", tokens::detokenize))
+        .service(post!("/apply-template", tokens::apply_template))
         .service(get!("/v1/models", handlers::models))
         .service(get!("/v1/models/{id:.+}", handlers::model))
         .service(get!("/health", handlers::health))
@@ -215,8 +244,12 @@ async fn around(
     };
     let preflight = response.request().method() == Method::OPTIONS;
     let asked = response.request().headers().clone();
+    let dialect = Dialect::of_path(response.request().path());
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&arrival.request_id) {
+        if dialect == Dialect::Anthropic {
+            headers.insert(HeaderName::from_static("request-id"), id.clone());
+        }
         headers.insert(HeaderName::from_static("x-request-id"), id);
     }
     shared.cors.apply(&asked, headers, preflight);

@@ -261,6 +261,25 @@ pub struct Progress {
     pub elapsed_seconds: f64,
 }
 
+impl Progress {
+    /// What all APIs tell of it.
+    pub fn to_json(self) -> Value {
+        let PrefillProgress {
+            processed,
+            cached,
+            prompt,
+        } = self.prefill;
+        json!({
+            "status": self.status,
+            "n_past": processed,
+            "n_prompt_tokens": prompt,
+            "cached_tokens": cached,
+            "fraction": if prompt == 0 { 0.0 } else { processed as f64 / prompt as f64 },
+            "elapsed_seconds": self.elapsed_seconds,
+        })
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProgressStatus {
@@ -319,24 +338,13 @@ impl Envelope {
     /// The data of a `prefill_progress` event. It has the members that SDKs read of any chunk, because
     /// some hand named events to user code as chunks.
     pub fn progress_event(&self, progress: &Progress) -> Value {
-        let PrefillProgress {
-            processed,
-            cached,
-            prompt,
-        } = progress.prefill;
-        json!({
-            "id": self.id,
-            "object": "prefill_progress",
-            "created": self.created,
-            "model": self.model,
-            "choices": [],
-            "status": progress.status,
-            "n_past": processed,
-            "n_prompt_tokens": prompt,
-            "cached_tokens": cached,
-            "fraction": if prompt == 0 { 0.0 } else { processed as f64 / prompt as f64 },
-            "elapsed_seconds": progress.elapsed_seconds,
-        })
+        let mut event = progress.to_json();
+        event["id"] = self.id.as_str().into();
+        event["object"] = "prefill_progress".into();
+        event["created"] = self.created.into();
+        event["model"] = self.model.as_str().into();
+        event["choices"] = json!([]);
+        event
     }
 
     /// A standard chunk with the progress, as llama-server tells it.

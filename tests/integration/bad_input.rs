@@ -483,7 +483,10 @@ fn cors_only_for_those_who_are_named() {
         if allowed.is_some() {
             assert_eq!(
                 response.header("access-control-allow-headers"),
-                Some("Content-Type, Authorization, X-Prefill-Progress, X-SwiftLM-Prefill-Progress")
+                Some(
+                    "Content-Type, Authorization, X-Prefill-Progress, X-SwiftLM-Prefill-Progress, X-Api-Key, \
+                     Anthropic-Version, Anthropic-Beta, Anthropic-Dangerous-Direct-Browser-Access"
+                )
             );
             assert!(
                 response

@@ -1,5 +1,6 @@
 //! Everything that runs more than one layer, in one test binary.
 
+mod apis;
 mod bad_input;
 mod bench;
 mod disconnect;

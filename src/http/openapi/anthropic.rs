@@ -53,11 +53,10 @@ pub struct AnthropicMessage {
 
 #[derive(ToSchema, serde::Serialize)]
 #[serde(untagged)]
-#[allow(dead_code)] // Described, never built.
 pub enum AnthropicContent {
     Text(String),
     /// Blocks of type `text`, `tool_use`, `tool_result` and `thinking`.
-    Blocks(#[schema(value_type = Vec<Object>)] Vec<Value>),
+    Blocks(Vec<Value>),
 }
 
 #[derive(ToSchema)]

@@ -112,7 +112,7 @@ pub enum ReasoningEffort {
 #[derive(ToSchema, serde::Serialize)]
 #[serde(untagged)]
 pub enum Stop {
-    One(#[schema(min_length = 1)] String),
+    One(String),
     Several(Vec<String>),
 }
 
@@ -274,7 +274,6 @@ pub struct CompletionTokensDetails {
 /// What a streamed answer consists of: `data:` lines with chunks of an answer, `data: [DONE]` at the end; an error
 /// after the first chunk is a line `data: {"error": …}`.
 #[derive(ToSchema)]
-#[allow(dead_code)]
 pub struct StreamError {
     pub error: OpenAiErrorBody,
 }

@@ -62,9 +62,8 @@ pub struct CompletionRequest {
 
 #[derive(ToSchema, serde::Serialize)]
 #[serde(untagged)]
-#[allow(dead_code)] // Described, never built.
 pub enum Prompt {
-    Text(#[schema(min_length = 1)] String),
+    Text(String),
     Texts(Vec<String>),
     Tokens(Vec<u32>),
     TokenLists(Vec<Vec<u32>>),

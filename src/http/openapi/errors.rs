@@ -48,8 +48,7 @@ macro_rules! errors {
     ($(#[$about:meta])* $name:ident, $body:ty) => {
         $(#[$about])*
         #[derive(IntoResponses)]
-        #[allow(dead_code)] // Described, never built: the errors themselves are `ApiError`s.
-        pub enum $name {
+                pub enum $name {
             /// The request is malformed or asks for something impossible; the message names the field.
             #[response(status = 400)]
             BadRequest(#[to_schema] $body),

@@ -1,5 +1,4 @@
 //! The routes. The functions exist only to be described.
-#![allow(dead_code)]
 
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};

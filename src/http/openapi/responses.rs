@@ -39,7 +39,6 @@ pub struct ResponseRequest {
 
 #[derive(ToSchema, serde::Serialize)]
 #[serde(untagged)]
-#[allow(dead_code)] // Described, never built.
 pub enum ResponseInput {
     Text(String),
     Items(Vec<InputItem>),
