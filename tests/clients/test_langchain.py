@@ -6,6 +6,7 @@ import unittest
 
 os.environ["LANGSMITH_TRACING"] = "false"
 import openai  # noqa: E402
+import pydantic  # noqa: E402
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage  # noqa: E402
 from langchain_core.tools import tool  # noqa: E402
 from langchain_openai import ChatOpenAI  # noqa: E402
@@ -17,6 +18,13 @@ from support import BERLIN, KEY, LONG, MODEL, Client, package  # noqa: E402
 def weather(city: str) -> str:
     """Current weather of a city"""
     return json.dumps({"city": city, "temperature_c": len(city), "condition": "rainy"})
+
+
+class Person(pydantic.BaseModel):
+    """A person"""
+
+    name: str
+    age: int
 
 
 class LangChain(Client):
@@ -80,6 +88,32 @@ class Chat(LangChain):
         [call] = total.tool_calls
         self.assertEqual((call["name"], call["args"]), ("weather", {"city": "Berlin"}))
         self.assertGreater(sum(bool(chunk.tool_call_chunks) for chunk in chunks), 2)
+
+    def test_structured_output_by_json_schema(self):
+        model = self.model().with_structured_output(Person, method="json_schema")
+        self.assertEqual(model.invoke("Extract the name and age as JSON: Anna is 31 years old."), Person(name="Anna", age=31))
+
+    def test_structured_output_by_a_demanded_tool_call(self):
+        # The call that LangChain demands, and what its schema says, leave the model no choice but the values.
+        model = self.model().with_structured_output(Person, method="function_calling")
+        self.assertEqual(model.invoke("Call Person with name Anna and age 31."), Person(name="Anna", age=31))
+
+    def test_structured_output_in_json_mode(self):
+        model = self.model().with_structured_output(Person, method="json_mode")
+        self.assertEqual(model.invoke("Extract the name and age as JSON: Anna is 31 years old."), Person(name="Anna", age=31))
+
+    def test_tool_choice_demands_a_call(self):
+        answer = self.model().bind_tools([weather], tool_choice="any").invoke("What color is the sky?")
+        self.assertEqual([call["name"] for call in answer.tool_calls], ["weather"])
+
+    def test_log_probabilities(self):
+        answer = self.model(logprobs=True, top_logprobs=2).invoke("What color is the sky?")
+        told = answer.response_metadata["logprobs"]["content"]
+        self.assertEqual("".join(token["token"] for token in told), answer.content)
+
+    def test_responses_api(self):
+        answer = self.model(use_responses_api=True).bind_tools([weather]).invoke(BERLIN)
+        self.assertEqual([(c["name"], c["args"]) for c in answer.tool_calls], [("weather", {"city": "Berlin"})])
 
     def test_progress_events_do_not_disturb_a_stream(self):
         plain = self.model().invoke("What color is snow?").content

@@ -8,11 +8,17 @@ import unittest
 # LiteLLM would otherwise fetch its table of prices when it is imported.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import litellm  # noqa: E402
+import pydantic  # noqa: E402
 
 from support import BERLIN, KEY, LONG, MODEL, SUNNY, WEATHER, Client, package, user, wait_until  # noqa: E402
 
 litellm.telemetry = False
 litellm.suppress_debug_info = True
+
+
+class Person(pydantic.BaseModel):
+    name: str
+    age: int
 
 
 class LiteLlm(Client):
@@ -76,10 +82,30 @@ class Completion(LiteLlm):
         self.assertEqual(cities, ["Berlin", "Paris"])
         self.assertEqual(rebuilt.choices[0].finish_reason, "tool_calls")
 
+    def test_response_format_fills_a_pydantic_model(self):
+        answer = self.complete("Extract the name and age as JSON: Anna is 31 years old.", response_format=Person)
+        self.assertEqual(Person.model_validate_json(answer.choices[0].message.content), Person(name="Anna", age=31))
+
+    def test_tool_choice_demands_a_call(self):
+        answer = self.complete("What color is the sky?", tools=[WEATHER], tool_choice="required")
+        self.assertEqual([call.function.name for call in answer.choices[0].message.tool_calls], ["weather"])
+
     def test_progress_events_do_not_disturb_a_stream(self):
         plain = self.complete("What color is grass?").choices[0].message.content
         stream = self.complete("What color is grass?", stream=True, extra_headers={"X-Prefill-Progress": "true"})
         self.assertEqual("".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices), plain)
+
+    def test_messages_api_as_the_anthropic_provider(self):
+        answer = litellm.completion(
+            model=f"anthropic/{MODEL}", api_base=self.url, api_key="none", messages=[user(BERLIN)], tools=[WEATHER],
+            max_tokens=48)
+        [call] = answer.choices[0].message.tool_calls
+        self.assertEqual(json.loads(call.function.arguments), {"city": "Berlin"})
+
+    def test_ollama_api_as_the_ollama_provider(self):
+        answer = litellm.completion(
+            model=f"ollama_chat/{MODEL}", api_base=self.url, messages=[user("What color is the sky?")])
+        self.assertEqual(answer.choices[0].message.content, "The sky is blue.")
 
     def test_text_completion(self):
         answer = litellm.text_completion(

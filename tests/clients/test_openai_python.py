@@ -8,6 +8,8 @@
 import asyncio
 import contextlib
 import json
+import math
+import typing
 import unittest
 
 import openai
@@ -22,6 +24,26 @@ class Weather(pydantic.BaseModel):
     """Current weather of a city"""
 
     city: str
+
+
+class Person(pydantic.BaseModel):
+    name: str
+    age: int
+
+
+TIME = {"type": "function", "function": {**WEATHER["function"], "name": "time", "description": "Current time in a city"}}
+
+
+def run_tool(name, arguments):
+    """What the tools of the agents answer."""
+    return {"weather": SUNNY, "time": {"city": arguments["city"], "time": "14:05"}}[name]
+
+
+# Questions of a user, and what an agent with both tools says and does.
+DIALOGUE = [
+    ("What's the weather in Berlin?", [("weather", {"city": "Berlin"})], "The weather in Berlin is sunny, 21 degrees."),
+    ("What time is it in Berlin?", [("time", {"city": "Berlin"})], "It is 14:05 in Berlin."),
+]
 
 
 def cached(response):
@@ -217,6 +239,214 @@ class Helpers(Sdk):
         calls = final.choices[0].message.tool_calls
         self.assertEqual([c.function.parsed_arguments.city for c in calls], ["Berlin", "Paris"])
         self.assertEqual(len({c.id for c in calls}), 2)
+
+
+class Agent(Sdk):
+    def test_agent_loop_with_two_tools(self):
+        messages = [SYSTEM]
+        for question, expected, answer in DIALOGUE:
+            messages.append(user(question))
+            done = []
+            while (choice := self.chat(messages, tools=[WEATHER, TIME]).choices[0]).finish_reason == "tool_calls":
+                messages.append(choice.message)
+                for call in choice.message.tool_calls:
+                    arguments = json.loads(call.function.arguments)
+                    done.append((call.function.name, arguments))
+                    result = json.dumps(run_tool(*done[-1]))
+                    messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
+            messages.append(choice.message)
+            self.assertEqual((done, choice.message.content), (expected, answer))
+
+
+class Structured(Sdk):
+    """Output that a schema constrains, and tool calls that are demanded."""
+
+    EXTRACT = "Extract the name and age as JSON: Anna is 31 years old."
+
+    def test_parse_fills_a_pydantic_model(self):
+        answer = self.openai.chat.completions.parse(
+            model=self.model, messages=[user(self.EXTRACT)], response_format=Person, temperature=0)
+        self.assertEqual(answer.choices[0].message.parsed, Person(name="Anna", age=31))
+        self.assertEqual(answer.choices[0].finish_reason, "stop")
+
+    def test_stream_helper_parses_while_the_answer_grows(self):
+        with self.openai.chat.completions.stream(
+                model=self.model, messages=[user(self.EXTRACT)], response_format=Person, temperature=0) as stream:
+            events = list(stream)
+        [done] = [e for e in events if e.type == "content.done"]
+        self.assertEqual(done.parsed, Person(name="Anna", age=31))
+        snapshots = [e.parsed for e in events if e.type == "content.delta" and e.parsed]
+        self.assertIn({"name": "Anna"}, snapshots)
+
+    def test_a_schema_holds_against_the_models_own_mind(self):
+        class Answer(pydantic.BaseModel):
+            colour: typing.Literal["green", "red"]
+            sure: bool
+
+        answer = self.openai.chat.completions.parse(
+            model=self.model, messages=[user("What color is the sky?")], response_format=Answer, temperature=1, seed=5,
+            max_tokens=200)
+        self.assertIn(answer.choices[0].message.parsed.colour, ["green", "red"])
+
+    def test_json_object(self):
+        answer = self.chat([user(self.EXTRACT)], response_format={"type": "json_object"})
+        self.assertEqual(json.loads(answer.choices[0].message.content), {"name": "Anna", "age": 31})
+
+    def test_a_bad_schema_is_a_bad_request_that_names_its_path(self):
+        schema = {"type": "object", "properties": {"age": {"type": "number?"}}}
+        with self.assertRaises(openai.BadRequestError) as raised:
+            self.chat([user("Hi")], response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}})
+        self.assertIn("response_format.json_schema.schema", raised.exception.param)
+        self.assertIn("age", raised.exception.param)
+
+    def test_tool_choice_none_required_and_named(self):
+        def outcome(text, choice):
+            answer = self.chat([user(text)], tools=[TIME, WEATHER], tool_choice=choice).choices[0]
+            return answer.finish_reason, [c.function.name for c in answer.message.tool_calls or []]
+
+        self.assertEqual(outcome("What color is the sky?", "none"), ("stop", []))
+        reason, [name] = outcome("What color is the sky?", "required")
+        self.assertIn(name, ["time", "weather"])
+        named = {"type": "function", "function": {"name": "time"}}
+        self.assertEqual(outcome("What's the weather in Berlin?", named)[1], ["time"])
+
+    def test_parallel_tool_calls_can_be_forbidden(self):
+        messages = [user("What's the weather in Berlin and Paris?")]
+        calls = self.chat(messages, tools=[WEATHER], parallel_tool_calls=False).choices[0].message.tool_calls
+        self.assertEqual([json.loads(c.function.arguments) for c in calls], [{"city": "Berlin"}])
+
+
+class Choices(Sdk):
+    def test_several_choices_share_one_prompt(self):
+        answer = self.chat([SYSTEM, user("Tell me a story.")], n=3, temperature=2, seed=1)
+        self.assertEqual([choice.index for choice in answer.choices], [0, 1, 2])
+        self.assertGreater(len({choice.message.content for choice in answer.choices}), 1)
+        alone = self.chat([SYSTEM, user("Tell me a story.")])
+        self.assertEqual(answer.usage.prompt_tokens, alone.usage.prompt_tokens)
+
+    def test_streamed_choices_are_told_apart_by_their_index(self):
+        texts = ["", ""]
+        for chunk in self.chat([user("What color is the sky?")], n=2, stream=True):
+            for choice in chunk.choices:
+                texts[choice.index] += choice.delta.content or ""
+        self.assertEqual(texts, ["The sky is blue."] * 2)
+
+    def test_log_probabilities_of_the_tokens_and_their_rivals(self):
+        choice = self.chat([user("What color is the sky?")], logprobs=True, top_logprobs=3).choices[0]
+        told = choice.logprobs.content
+        self.assertEqual("".join(token.token for token in told), choice.message.content)
+        self.assertEqual(b"".join(bytes(token.bytes) for token in told).decode(), choice.message.content)
+        for token in told:
+            self.assertEqual(len(token.top_logprobs), 3)
+            # Greedy decoding: what was taken is the most probable.
+            self.assertEqual((token.token, token.logprob), (token.top_logprobs[0].token, token.top_logprobs[0].logprob))
+            self.assertLessEqual(token.logprob, 0)
+            self.assertLessEqual(sum(math.exp(rival.logprob) for rival in token.top_logprobs), 1.0001)
+
+    def test_impossible_combinations_are_bad_requests(self):
+        for options in [{"n": 0}, {"top_logprobs": 3}, {"logprobs": True, "top_logprobs": 50}]:
+            with self.subTest(options), self.assertRaises(openai.BadRequestError) as raised:
+                self.chat([user("Hi")], **options)
+            self.assertIn(raised.exception.param, options)
+
+
+FLAT = {"type": "function", **WEATHER["function"], "strict": False}
+
+
+class Responses(Sdk):
+    """/v1/responses."""
+
+    def respond(self, text, **options):
+        return self.openai.responses.create(model=self.model, input=text, temperature=0, **options)
+
+    def test_response_with_usage(self):
+        answer = self.respond("What color is the sky?", instructions="Answer briefly.")
+        self.assertEqual((answer.status, answer.output_text), ("completed", "The sky is blue."))
+        self.assertEqual([item.type for item in answer.output], ["message"])
+        self.assertEqual(answer.usage.total_tokens, answer.usage.input_tokens + answer.usage.output_tokens)
+
+    def test_response_stream_helper(self):
+        with self.openai.responses.stream(model=self.model, input="What color is grass?", temperature=0) as stream:
+            events = list(stream)
+            final = stream.get_final_response()
+        self.assertEqual([e.sequence_number for e in events], list(range(len(events))))
+        self.assertEqual((events[0].type, events[-1].type), ("response.created", "response.completed"))
+        self.assertEqual("".join(e.delta for e in events if e.type == "response.output_text.delta"), final.output_text)
+        self.assertEqual(final.output_text, "The grass is green.")
+
+    def test_response_tool_round_trip_by_previous_response_id(self):
+        first = self.respond(BERLIN, tools=[FLAT], instructions=LONG)
+        [call] = [item for item in first.output if item.type == "function_call"]
+        self.assertEqual((call.name, json.loads(call.arguments)), ("weather", {"city": "Berlin"}))
+        result = {"type": "function_call_output", "call_id": call.call_id, "output": json.dumps(SUNNY)}
+        second = self.respond([result], tools=[FLAT], instructions=LONG, previous_response_id=first.id)
+        self.assertEqual(second.output_text, "The weather in Berlin is sunny, 21 degrees.")
+        self.assertGreater(second.usage.input_tokens_details.cached_tokens, first.usage.input_tokens_details.cached_tokens)
+
+    def test_streamed_response_tool_call(self):
+        with self.openai.responses.stream(model=self.model, input=BERLIN, tools=[FLAT], temperature=0) as stream:
+            events = list(stream)
+        deltas = "".join(e.delta for e in events if e.type == "response.function_call_arguments.delta")
+        self.assertEqual(json.loads(deltas), {"city": "Berlin"})
+
+    def test_agent_loop_with_two_tools_by_responses(self):
+        tools = [FLAT, {**FLAT, "name": "time", "description": "Current time in a city"}]
+        previous = None
+        for question, expected, text in DIALOGUE:
+            items, done = question, []
+            while True:
+                answer = self.respond(items, tools=tools, previous_response_id=previous)
+                previous = answer.id
+                calls = [item for item in answer.output if item.type == "function_call"]
+                if not calls:
+                    break
+                done += [(call.name, json.loads(call.arguments)) for call in calls]
+                items = [{
+                    "type": "function_call_output", "call_id": call.call_id,
+                    "output": json.dumps(run_tool(call.name, json.loads(call.arguments))),
+                } for call in calls]
+            self.assertEqual((done, answer.output_text), (expected, text))
+
+    def test_response_parse_fills_a_pydantic_model(self):
+        answer = self.openai.responses.parse(
+            model=self.model, input=Structured.EXTRACT, text_format=Person, temperature=0)
+        self.assertEqual(answer.output_parsed, Person(name="Anna", age=31))
+
+    def test_responses_are_kept_and_deleted(self):
+        kept = self.respond("What color is snow?")
+        self.assertEqual(self.openai.responses.retrieve(kept.id).output_text, kept.output_text)
+        self.assertEqual(len(self.openai.responses.input_items.list(kept.id).data), 1)
+        self.openai.responses.delete(kept.id)
+        with self.assertRaises(openai.NotFoundError):
+            self.openai.responses.retrieve(kept.id)
+        with self.assertRaises(openai.BadRequestError) as raised:
+            self.respond("And grass?", previous_response_id=kept.id)
+        self.assertEqual(raised.exception.param, "previous_response_id")
+
+    def test_a_response_not_stored_is_not_found(self):
+        answer = self.respond("What color is snow?", store=False)
+        with self.assertRaises(openai.NotFoundError):
+            self.openai.responses.retrieve(answer.id)
+
+    def test_a_cancelled_response_ends_the_computation(self):
+        stream = self.respond("Hello!", stream=True, max_output_tokens=20_000, extra_body={"ignore_eos": True})
+        created = next(stream).response
+        cancelled = self.openai.responses.cancel(created.id)
+        self.assertEqual(cancelled.status, "cancelled")
+        self.assertIn("response.incomplete", [event.type for event in stream])
+        wait_until(lambda: self.metric("trunkline_requests_running") == 0, "nothing is computed")
+
+    def test_a_closed_response_stream_ends_the_computation(self):
+        with self.client_leaves():
+            stream = self.respond("Hello!", stream=True, max_output_tokens=20_000, extra_body={"ignore_eos": True})
+            next(event for event in stream if event.type == "response.output_text.delta")
+            stream.close()
+
+    def test_response_stream_helper_with_progress_events(self):
+        headers = {"X-Prefill-Progress": "true"}
+        stream = self.respond("What color is the sky?", stream=True, extra_headers=headers)
+        events = list(stream)
+        self.assertEqual(events[-1].response.output_text, "The sky is blue.")
 
 
 class Async(Sdk):

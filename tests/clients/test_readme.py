@@ -8,8 +8,10 @@ import sys
 import tempfile
 import unittest
 
+import test_anthropic
 import test_langchain
 import test_litellm
+import test_ollama
 import test_openai_node
 import test_openai_python
 import test_opencode
@@ -19,8 +21,8 @@ from support import NODE, ROOT, server
 SUITES = {
     suite.client: suite
     for suite in (
-        test_langchain.LangChain, test_litellm.LiteLlm, test_openai_node.OpenAiNode, test_openai_python.Sdk,
-        test_opencode.OpenCode, test_vercel_ai.VercelAi)
+        test_anthropic.AnthropicSdk, test_langchain.LangChain, test_litellm.LiteLlm, test_ollama.Ollama,
+        test_openai_node.OpenAiNode, test_openai_python.Sdk, test_opencode.OpenCode, test_vercel_ai.VercelAi)
 }
 BIN = NODE / "node_modules" / ".bin"
 

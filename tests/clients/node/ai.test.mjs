@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { APICallError, generateText, isStepCount, streamText, tool } from "ai";
+import { APICallError, Output, generateText, isStepCount, streamText, tool } from "ai";
 import { z } from "zod";
 
 import { BERLIN, KEY, LONG, MODEL, clientLeaves } from "./support.mjs";
@@ -70,6 +70,24 @@ test("streamText streams a tool's input, runs it and streams the answer", async 
   assert.ok(input.length > 1);
   assert.deepEqual(asked, ["Berlin"]);
   assert.equal(await result.text, "The weather in Berlin is rainy, 6 degrees.");
+});
+
+test("Output.object fills a Zod schema, whole and streamed", async () => {
+  const structured = connect(process.env.TRUNKLINE_URL, { supportsStructuredOutputs: true });
+  const question = {
+    ...settings, model: structured(MODEL), prompt: "Extract the name and age as JSON: Anna is 31 years old.",
+    output: Output.object({ schema: z.object({ name: z.string(), age: z.number().int() }) }),
+  };
+  assert.deepEqual((await generateText(question)).output, { name: "Anna", age: 31 });
+  const partial = await Array.fromAsync(streamText(question).partialOutputStream);
+  assert.ok(partial.length > 1);
+  assert.deepEqual(partial.at(-1), { name: "Anna", age: 31 });
+});
+
+test("toolChoice demands a call", async () => {
+  const { tools } = weather();
+  const { toolCalls } = await generateText({ ...settings, tools, toolChoice: "required", prompt: "What color is the sky?" });
+  assert.deepEqual(toolCalls.map((call) => call.toolName), ["weather"]);
 });
 
 test("progress events do not disturb a stream", async () => {

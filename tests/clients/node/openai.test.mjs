@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import OpenAI from "openai";
-import { zodFunction } from "openai/helpers/zod";
+import { zodFunction, zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
 import { BERLIN, KEY, LONG, MODEL, SUNNY, WEATHER, clientLeaves, metric, until } from "./support.mjs";
@@ -92,6 +92,48 @@ test("the tool runner with a Zod tool makes two calls in one turn", async () => 
   const text = await runner.finalContent();
   assert.deepEqual(asked, ["Berlin", "Paris"]);
   assert.equal(text, "The weather in Berlin is rainy, 6 degrees. The weather in Paris is rainy, 5 degrees.");
+});
+
+test("parse fills a Zod schema", async () => {
+  const person = z.object({ name: z.string(), age: z.number().int() });
+  const answer = await client.chat.completions.parse(ask("Extract the name and age as JSON: Anna is 31 years old.", {
+    response_format: zodResponseFormat(person, "person"),
+  }));
+  assert.deepEqual(answer.choices[0].message.parsed, { name: "Anna", age: 31 });
+});
+
+test("a bad schema is a BadRequestError that names its path", async () => {
+  const response_format = { type: "json_schema", json_schema: { name: "a", schema: { type: "objekt" } } };
+  await assert.rejects(client.chat.completions.create(ask("Hi", { response_format })), (error) => {
+    assert.ok(error instanceof OpenAI.BadRequestError);
+    assert.match(error.param, /^response_format\.json_schema\.schema/);
+    return true;
+  });
+});
+
+test("tool_choice demands a call", async () => {
+  const answer = await client.chat.completions.create(
+    ask("What color is the sky?", { tools: [WEATHER], tool_choice: "required" }));
+  assert.equal(answer.choices[0].message.tool_calls[0].function.name, "weather");
+});
+
+test("several choices are told apart", async () => {
+  const answer = await client.chat.completions.create(ask("What color is the sky?", { n: 2 }));
+  assert.deepEqual(answer.choices.map(({ index, message }) => [index, message.content]),
+    [[0, "The sky is blue."], [1, "The sky is blue."]]);
+});
+
+test("the responses stream helper calls a tool and goes on from its result", async () => {
+  const tools = [{ type: "function", strict: false, ...WEATHER.function }];
+  const first = await client.responses.stream({ model: MODEL, input: BERLIN, tools }).finalResponse();
+  const call = first.output.find((item) => item.type === "function_call");
+  assert.deepEqual(JSON.parse(call.arguments), { city: "Berlin" });
+  const second = await client.responses.create({
+    model: MODEL, previous_response_id: first.id, tools,
+    input: [{ type: "function_call_output", call_id: call.call_id, output: JSON.stringify(SUNNY) }],
+  });
+  assert.equal(second.output_text, "The weather in Berlin is sunny, 21 degrees.");
+  assert.ok(second.usage.input_tokens_details.cached_tokens > first.usage.input_tokens_details.cached_tokens);
 });
 
 test("progress events do not disturb the usual loop or the stream helper", async () => {
