@@ -362,8 +362,8 @@ impl CpuExecutor {
             .map(|_| KvLayer::new(layout, size.blocks))
             .collect::<Result<_, _>>()?;
         // Attention is no less exact than the projections around it.
-        let is_rounded = |layer: &Layer| layer.qkv.matrix.rounds_activations();
-        let attention_precision = if decoder.layers.iter().all(is_rounded) {
+        let mut layers = decoder.layers.iter();
+        let attention_precision = if layers.all(|layer| layer.qkv.matrix.rounds_activations()) {
             precision
         } else {
             Precision::Exact

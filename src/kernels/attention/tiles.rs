@@ -8,6 +8,7 @@
 //! Tiles take a while to get going, so all scores of a partition are computed in one go, and all sums of values
 //! in another.
 
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 use super::PARTITION;
@@ -530,6 +531,28 @@ impl<T: KvElement> Bf16DotTask for PackValues<'_, T> {
     }
 }
 
+/// `e^x · 2^shift`, relative error below 1e-5 (the result is rounded to `bf16`); 0 below `2^-126`.
+///
+/// `2^(n + r)` with whole `n` and a polynomial for `2^r`, fitted over `-1/2..1/2`.
+///
+/// # Safety
+/// As [`Bf16DotTask::run`].
+#[inline(always)]
+unsafe fn power<S: Bf16Dot>(x: S::F, shift: S::F) -> S::F {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let x = S::fma(x, S::splat(LOG2_E), shift);
+        let n = S::round(x);
+        let r = S::sub(x, n);
+        let mut p = S::splat(9.582_853e-3);
+        p = S::fma(p, r, S::splat(5.590_642_6e-2));
+        p = S::fma(p, r, S::splat(2.402_41e-1));
+        p = S::fma(p, r, S::splat(6.931_241_8e-1));
+        p = S::fma(p, r, S::splat(1.0));
+        S::zero_below(S::scale_by_power(p, n), x, -126.0)
+    }
+}
+
 /// See [`TileScratch::weigh`].
 struct WeighPairs<'a> {
     steps: Range<usize>,
@@ -568,11 +591,11 @@ impl Bf16DotTask for WeighPairs<'_> {
                 let maximum = S::max_lane(S::max(largest[0], largest[1]));
                 // Without a key every weight is e to the minus infinity.
                 let is_empty = maximum == f32::NEG_INFINITY;
-                let shift = S::splat(if is_empty { 0.0 } else { maximum });
+                let shift = S::splat(if is_empty { 0.0 } else { -maximum * LOG2_E });
                 let mut totals = [S::splat(0.0); 2];
                 for (scores, out) in scores.chunks_exact(STEP).zip(out.chunks_mut(ROW_STEP)) {
-                    let first = S::exp(S::sub(S::load(scores.as_ptr()), shift));
-                    let second = S::exp(S::sub(S::load(scores[LANES..].as_ptr()), shift));
+                    let first = power::<S>(S::load(scores.as_ptr()), shift);
+                    let second = power::<S>(S::load(scores[LANES..].as_ptr()), shift);
                     totals[0] = S::add(totals[0], first);
                     totals[1] = S::add(totals[1], second);
                     S::store_row(out[..STEP].as_mut_ptr(), first, second);
