@@ -190,8 +190,16 @@ impl Attention {
         let queries = numbers(rows.len() * width);
         let mut out = vec![0.0; queries.len()];
         best(|| {
-            fused_attention(pool, &plan, &self.layer, &queries, width, &mut out)
-                .expect("does not panic");
+            fused_attention(
+                pool,
+                Precision::Fast,
+                &plan,
+                &self.layer,
+                &queries,
+                width,
+                &mut out,
+            )
+            .expect("does not panic");
         })
         .as_secs_f64()
     }

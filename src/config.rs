@@ -228,10 +228,11 @@ pub struct Config {
     )]
     pub attention: AttentionKind,
 
-    /// Products with bf16 weights: exact (f32 activations), fast (bf16 activations) or auto.
+    /// Products with bf16 weights, and attention: exact (f32), fast (rounded to bf16) or auto.
     ///
     /// `auto` is fast on machines where that is faster (Intel AMX, AMD's AVX512-BF16) and exact on others;
-    /// for the demo model always exact, so that its answers are the same everywhere.
+    /// for the demo model always exact, so that its answers are the same everywhere. Attention is fast only of
+    /// models with bf16 or quantized weights.
     #[arg(
         long,
         default_value = "auto",

@@ -180,7 +180,8 @@ impl fmt::Display for AttentionKind {
     }
 }
 
-/// How products with `bf16` weights are computed on the CPU; other weights are not concerned.
+/// How products with `bf16` weights are computed on the CPU, and fused attention of models with `bf16` or
+/// quantized weights (which round activations anyway). Models with `f32` or `f16` weights are not concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MatmulPrecision {
     /// Fast where that is faster ([`Isa::bf16_dot_pays`]), else exact.

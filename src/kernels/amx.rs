@@ -82,6 +82,16 @@ impl Tiles {
     /// # Safety
     /// [`available`] was true, and no other `Tiles` is alive on this thread.
     pub(super) unsafe fn configure() -> Self {
+        // SAFETY: promised by the caller.
+        unsafe { Self::configure_rows(TILE_ROWS) }
+    }
+
+    /// As [`Self::configure`], but for [`Self::add_one_by_four`] with only `rows` rows and sums: a product takes
+    /// as many cycles as there are rows.
+    ///
+    /// # Safety
+    /// As there; `rows` is between 1 and 16.
+    pub(super) unsafe fn configure_rows(rows: usize) -> Self {
         let mut configuration = Configuration {
             palette: 1,
             start_row: 0,
@@ -90,7 +100,8 @@ impl Tiles {
             rows: [0; 16],
         };
         configuration.row_bytes[..8].fill(64);
-        configuration.rows[..8].fill(TILE_ROWS as u8);
+        configuration.rows[..5].fill(rows as u8);
+        configuration.rows[5..8].fill(TILE_ROWS as u8);
         // SAFETY: the configuration is valid for the only palette there is.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly));

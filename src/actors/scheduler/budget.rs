@@ -3,8 +3,9 @@
 //! While answers are being written, each of their streams waits for every step, so a step that also
 //! holds prompt tokens should take at most [`slowdown`](TokenBudget::new) times as long as one without.
 //! Two costs tell how many tokens that is: what a step of decode rows takes by itself, and what each
-//! prompt token adds to it. Neither rests on a single measurement. The budget decides only how much is
-//! computed at once: results do not depend on it.
+//! prompt token adds to it. Neither rests on a single measurement. Where more requests wait for a first
+//! token than streams for a next one, prompts get more time by the same ratio, up to the target time of a
+//! step. The budget decides only how much is computed at once: results do not depend on it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -32,6 +33,14 @@ pub struct StepCost {
     pub decode_rows: usize,
     pub prefill_tokens: usize,
     pub duration: Duration,
+}
+
+/// Prompts that are not computed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PendingPrompts {
+    pub tokens: usize,
+    /// Requests that wait for them, running ones included.
+    pub requests: usize,
 }
 
 /// The median of the latest few values.
@@ -156,20 +165,21 @@ impl TokenBudget {
         }
     }
 
-    /// Prompt tokens that the next step may hold beside `decode_rows` rows, if there are `pending` to be
-    /// computed. At least 1.
-    pub fn prefill_tokens(&self, decode_rows: usize, pending: usize) -> usize {
+    /// Prompt tokens that the next step may hold beside `decode_rows` rows. At least 1.
+    pub fn prefill_tokens(&self, decode_rows: usize, pending: PendingPrompts) -> usize {
         let most = self.limit.saturating_sub(decode_rows).max(self.floor);
         if decode_rows == 0 {
             let target = (self.target * PATIENCE).as_secs_f64();
             let fitting = self.alone.fitting(target).unwrap_or(self.limit);
             return fitting.clamp(self.floor, most);
         }
-        let usual = self.usual_tokens(decode_rows).clamp(self.floor, most);
+        let usual = self
+            .usual_tokens(decode_rows, pending.requests)
+            .clamp(self.floor, most);
         if self.since_long >= STEPS_BETWEEN_LONG {
             let long = self.tokens_beside(decode_rows, self.target.as_secs_f64());
             let long = long.clamp(usual, most);
-            if pending <= long {
+            if pending.tokens <= long {
                 return long;
             }
         }
@@ -177,22 +187,28 @@ impl TokenBudget {
     }
 
     /// A step of these is on its way to the engine.
-    pub fn planned(&mut self, decode_rows: usize, prefill_tokens: usize) {
+    pub fn planned(&mut self, decode_rows: usize, prefill_tokens: usize, waiting: usize) {
         if decode_rows == 0 {
             return;
         }
-        if prefill_tokens > self.usual_tokens(decode_rows).max(self.floor) {
+        if prefill_tokens > self.usual_tokens(decode_rows, waiting).max(self.floor) {
             self.since_long = 0;
         } else {
             self.since_long = self.since_long.saturating_add(1);
         }
     }
 
-    /// Prompt tokens that make a step last `slowdown` times as long as its decode rows do by themselves.
-    fn usual_tokens(&self, decode_rows: usize) -> usize {
+    /// Prompt tokens that make a step last `slowdown` times as long as its decode rows do by themselves; more
+    /// if more requests wait for a first token than there are rows.
+    fn usual_tokens(&self, decode_rows: usize, waiting: usize) -> usize {
+        let longest = self.target.as_secs_f64();
         let target = match self.decode.estimate(decode_rows) {
-            Some(decode) => self.slowdown * decode,
-            None => self.target.as_secs_f64(),
+            Some(decode) => {
+                let crowd = (waiting as f64 / decode_rows.max(1) as f64).max(1.0);
+                let crowded = decode * (1.0 + (self.slowdown - 1.0) * crowd);
+                crowded.min(longest.max(self.slowdown * decode))
+            }
+            None => longest,
         };
         self.tokens_beside(decode_rows, target)
     }
@@ -223,7 +239,15 @@ mod tests {
     }
 
     /// A prompt that no single step clears.
-    const LONG: usize = 1_000_000;
+    const LONG: PendingPrompts = one(1_000_000);
+
+    /// One request's prompt.
+    const fn one(tokens: usize) -> PendingPrompts {
+        PendingPrompts {
+            tokens,
+            requests: 1,
+        }
+    }
 
     #[test]
     fn a_device_of_which_nothing_is_known_gets_full_steps_alone_and_careful_ones_beside_streams() {
@@ -249,7 +273,7 @@ mod tests {
         (0..steps)
             .map(|_| {
                 let tokens = budget.prefill_tokens(15, LONG);
-                budget.planned(15, tokens);
+                budget.planned(15, tokens, 1);
                 let millis = 40.0 + (cost * tokens as f64 - free).max(0.0);
                 budget.observe(step(15, tokens, millis));
                 millis
@@ -285,6 +309,18 @@ mod tests {
             budget.prefill_tokens(4, LONG)
         };
         assert_eq!([1.0, 1.5, 2.0, 3.0].map(chunk), [8, 25, 50, 100]);
+    }
+
+    #[test]
+    fn a_crowd_that_waits_gets_time_by_its_size_up_to_the_target() {
+        let mut budget = budget();
+        budget.observe(step(0, 100, 100.0));
+        budget.observe(step(10, 0, 40.0));
+        let tokens = |requests| {
+            let tokens = 1_000_000;
+            budget.prefill_tokens(10, PendingPrompts { tokens, requests })
+        };
+        assert_eq!([1, 10, 20, 30, 1000].map(tokens), [40, 40, 80, 120, 160]);
     }
 
     #[test]
@@ -336,18 +372,18 @@ mod tests {
         let mut budget = budget();
         budget.observe(step(0, 100, 100.0));
         budget.observe(step(15, 0, 40.0));
-        assert_eq!(budget.prefill_tokens(15, 160), 160);
+        assert_eq!(budget.prefill_tokens(15, one(160)), 160);
         assert_eq!(
-            budget.prefill_tokens(15, 161),
+            budget.prefill_tokens(15, one(161)),
             40,
             "that would not clear them"
         );
-        budget.planned(15, 100);
+        budget.planned(15, 100, 1);
         for _ in 0..STEPS_BETWEEN_LONG {
-            assert_eq!(budget.prefill_tokens(15, 100), 40);
-            budget.planned(15, 40);
+            assert_eq!(budget.prefill_tokens(15, one(100)), 40);
+            budget.planned(15, 40, 1);
         }
-        assert_eq!(budget.prefill_tokens(15, 100), 160);
+        assert_eq!(budget.prefill_tokens(15, one(100)), 160);
     }
 
     #[test]

@@ -122,6 +122,7 @@ impl WeightBackend for CpuBackend {
 enum Attention {
     Fused {
         shape: AttentionShape,
+        precision: Precision,
         plans: Box<PerRows<AttentionPlan>>,
     },
     Portable {
@@ -155,7 +156,12 @@ impl<T> PerRows<T> {
 }
 
 impl Attention {
-    fn new(d: &DecoderDescription, kind: AttentionKind, block_size: usize) -> Self {
+    fn new(
+        d: &DecoderDescription,
+        kind: AttentionKind,
+        precision: Precision,
+        block_size: usize,
+    ) -> Self {
         match kind {
             AttentionKind::Fused => Self::Fused {
                 shape: AttentionShape {
@@ -164,6 +170,7 @@ impl Attention {
                     scale: 1.0 / (d.head_dim as f32).sqrt(),
                     window: None,
                 },
+                precision,
                 plans: Box::default(),
             },
             AttentionKind::Portable => Self::Portable {
@@ -188,7 +195,7 @@ impl Attention {
         block_size: usize,
     ) -> Result<(), EngineError> {
         match self {
-            Self::Fused { shape, plans } => {
+            Self::Fused { shape, plans, .. } => {
                 build(&mut plans.all, *shape, block_size, batch);
                 build(&mut plans.sampled, *shape, block_size, sampled);
             }
@@ -214,8 +221,11 @@ impl Attention {
         output: &mut [f32],
     ) -> Result<(), EngineError> {
         match self {
-            Self::Fused { plans, .. } => Ok(fused_attention(
+            Self::Fused {
+                precision, plans, ..
+            } => Ok(fused_attention(
                 pool,
+                *precision,
                 plans.get(rows),
                 layer,
                 qkv,
@@ -351,6 +361,13 @@ impl CpuExecutor {
         let blocks = (0..d.layers)
             .map(|_| KvLayer::new(layout, size.blocks))
             .collect::<Result<_, _>>()?;
+        // Attention is no less exact than the projections around it.
+        let mut layers = decoder.layers.iter();
+        let attention_precision = if layers.all(|layer| layer.qkv.matrix.rounds_activations()) {
+            precision
+        } else {
+            Precision::Exact
+        };
         let threads = match options.threads {
             0 => ThreadPool::physical_cores(),
             threads => threads,
@@ -359,7 +376,7 @@ impl CpuExecutor {
         Ok(Self {
             pool: ThreadPool::new(threads)?,
             blocks,
-            attention: Attention::new(d, options.attention, size.block_size),
+            attention: Attention::new(d, options.attention, attention_precision, size.block_size),
             rope: kernels::RopeTable::new(angles.width(), Vec::new(), Vec::new())?,
             angles,
             buffers: Buffers::default(),

@@ -63,6 +63,32 @@ pub(super) struct Blocks<'a, T> {
 }
 
 impl<T> Blocks<'_, T> {
+    /// The head's part of the block that a key of the partition lies in.
+    #[inline(always)]
+    fn block_of(&self, key: usize) -> *const T {
+        let place = (self.first_slot + key) >> self.block_size.trailing_zeros();
+        self.base
+            .wrapping_add(self.blocks[place].0 as usize * self.block_length)
+    }
+
+    /// Its slot there.
+    #[inline(always)]
+    fn slot_of(&self, key: usize) -> usize {
+        (self.first_slot + key) & (self.block_size - 1)
+    }
+
+    /// The first dimension of a key; the others follow at a distance of the block size.
+    #[inline(always)]
+    pub(super) fn key_of(&self, key: usize) -> *const T {
+        self.block_of(key).wrapping_add(self.slot_of(key))
+    }
+
+    /// The value of a key, of `padded` dimensions.
+    #[inline(always)]
+    pub(super) fn value_of(&self, key: usize, padded: usize) -> *const T {
+        self.block_of(key).wrapping_add(self.slot_of(key) * padded)
+    }
+
     /// The part of the partition in each block, in order.
     #[inline(always)]
     fn parts(&self) -> impl Iterator<Item = Part<T>> {
@@ -360,9 +386,6 @@ impl<T: KvElement, const M: usize, const N: usize> SimdTask for Values<'_, T, M,
             }
             for (m, sums) in sums.iter().enumerate() {
                 for (n, &sum) in sums.iter().enumerate() {
-                    // A negative zero, which only rounding leaves, becomes the zero that a masked key
-                    // behind it would make of it.
-                    let sum = S::add(sum, S::splat(0.0));
                     S::store(
                         out[m * padded + from + n * LANES..][..LANES].as_mut_ptr(),
                         sum,
@@ -405,22 +428,27 @@ impl SimdTask for Weigh<'_> {
     }
 }
 
-/// What a (row, head) pair has gathered so far.
-pub(super) struct State<'a> {
+/// What some (row, head) pairs have gathered so far.
+pub(super) struct Gathered<'a> {
     /// The largest score; minus infinity before the first key.
-    pub(super) maximum: &'a mut f32,
+    pub(super) maxima: &'a mut [f32],
     /// The sum of the weights relative to the maximum.
-    pub(super) total: &'a mut f32,
+    pub(super) totals: &'a mut [f32],
     /// The weighted sums of values, in whole vectors.
     pub(super) sums: &'a mut [f32],
 }
 
-/// Adds a partition's result to what the partitions before it gave.
+/// Adds a partition's results to what the partitions before it gave.
 pub(super) struct Combine<'a> {
-    pub(super) state: State<'a>,
-    pub(super) maximum: f32,
-    pub(super) total: f32,
+    pub(super) gathered: Gathered<'a>,
+    /// The partition's largest scores and sums of weights.
+    pub(super) maxima: &'a [f32],
+    pub(super) totals: &'a [f32],
+    /// Its weighted sums of values, `stride` numbers from one pair to the next.
     pub(super) partial: &'a [f32],
+    pub(super) stride: usize,
+    /// Numbers of one pair's sums.
+    pub(super) padded: usize,
 }
 
 impl SimdTask for Combine<'_> {
@@ -428,37 +456,58 @@ impl SimdTask for Combine<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let State {
-            maximum,
-            total,
+        let Gathered {
+            maxima,
+            totals,
             sums,
-        } = self.state;
-        if *maximum == f32::NEG_INFINITY {
-            (*maximum, *total) = (self.maximum, self.total);
-            sums.copy_from_slice(self.partial);
-            return;
-        }
-        // SAFETY: all accesses are whole chunks of sixteen.
-        unsafe {
-            let both = f32::max(*maximum, self.maximum);
-            let mut shifts = [0.0f32; LANES];
-            shifts[0] = *maximum - both;
-            shifts[1] = self.maximum - both;
-            let factors = S::exp(S::load(shifts.as_ptr()));
-            S::store(shifts.as_mut_ptr(), factors);
-            let [old, new] = [shifts[0], shifts[1]];
-            *maximum = both;
-            *total = *total * old + self.total * new;
-            let (old, new) = (S::splat(old), S::splat(new));
-            for (sum, partial) in sums
-                .chunks_exact_mut(LANES)
-                .zip(self.partial.chunks_exact(LANES))
-            {
-                let scaled = S::mul(S::load(sum.as_ptr()), old);
-                S::store(
-                    sum.as_mut_ptr(),
-                    S::fma(S::load(partial.as_ptr()), new, scaled),
-                );
+        } = self.gathered;
+        let padded = self.padded;
+        for first in (0..maxima.len()).step_by(LANES) {
+            let pairs = LANES.min(maxima.len() - first);
+            let (mut old, mut new) = ([0.0f32; LANES], [0.0f32; LANES]);
+            for pair in 0..pairs {
+                let maximum = f32::max(maxima[first + pair], self.maxima[first + pair]);
+                old[pair] = maxima[first + pair] - maximum;
+                new[pair] = self.maxima[first + pair] - maximum;
+            }
+            // SAFETY: all accesses are whole chunks of sixteen.
+            unsafe {
+                S::store(old.as_mut_ptr(), S::exp(S::load(old.as_ptr())));
+                S::store(new.as_mut_ptr(), S::exp(S::load(new.as_ptr())));
+            }
+            for pair in 0..pairs {
+                let at = first + pair;
+                if self.maxima[at] == f32::NEG_INFINITY {
+                    continue;
+                }
+                let is_first = maxima[at] == f32::NEG_INFINITY;
+                let sums = &mut sums[at * padded..][..padded];
+                let partial = &self.partial[at * self.stride..][..padded];
+                let chunks = sums
+                    .chunks_exact_mut(LANES)
+                    .zip(partial.chunks_exact(LANES));
+                // SAFETY: all accesses are whole chunks of sixteen.
+                unsafe {
+                    // A negative zero, which only rounding leaves, becomes the zero that a masked key behind
+                    // it would make of it.
+                    let zero = S::splat(0.0);
+                    if is_first {
+                        (maxima[at], totals[at]) = (self.maxima[at], self.totals[at]);
+                        for (sum, partial) in chunks {
+                            let partial = S::add(S::load(partial.as_ptr()), zero);
+                            S::store(sum.as_mut_ptr(), partial);
+                        }
+                    } else {
+                        maxima[at] = f32::max(maxima[at], self.maxima[at]);
+                        totals[at] = totals[at] * old[pair] + self.totals[at] * new[pair];
+                        let (old, new) = (S::splat(old[pair]), S::splat(new[pair]));
+                        for (sum, partial) in chunks {
+                            let scaled = S::mul(S::load(sum.as_ptr()), old);
+                            let partial = S::add(S::load(partial.as_ptr()), zero);
+                            S::store(sum.as_mut_ptr(), S::fma(partial, new, scaled));
+                        }
+                    }
+                }
             }
         }
     }

@@ -8,6 +8,8 @@
 
 mod micro;
 mod plan;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod walk;
 
 use std::cell::RefCell;
@@ -16,13 +18,15 @@ pub use plan::{AttentionPlan, AttentionRow, AttentionShape};
 
 use super::isa::Isa;
 use super::kv::{KvLayer, with_buffers};
-use super::{KernelError, SharedMut, ThreadPool};
-use micro::MAX_PAIRS;
+use super::{KernelError, Precision, SharedMut, ThreadPool};
 use plan::Task;
-use walk::{Partials, States, Walk, WalkScratch};
+use walk::{Arithmetic, Partials, States, Walk, WalkScratch};
 
 /// Keys of a partition. Independent of the block size.
 pub const PARTITION: usize = 128;
+
+/// Up to so many pairs of a row and a query head a task is cut into pieces when there are few tasks.
+const FEW_PAIRS: usize = 16;
 
 /// Multiply-adds below which attention is not worth sharing among threads.
 const SMALL: usize = 64 * 1024;
@@ -46,7 +50,7 @@ fn pieces(pool: &ThreadPool, tasks: &[Task], walks: usize, group: usize) -> Opti
     let shortest = tasks.iter().map(|task| task.partitions.len()).min()?;
     let few_rows = tasks
         .iter()
-        .all(|task| task.rows.len() * group <= MAX_PAIRS);
+        .all(|task| task.rows.len() * group <= FEW_PAIRS);
     let pieces = (4 * pool.threads()).div_ceil(walks).min(shortest);
     (pool.threads() > 1 && walks < 2 * pool.threads() && few_rows && pieces > 1).then_some(pieces)
 }
@@ -55,7 +59,9 @@ fn pieces(pool: &ThreadPool, tasks: &[Task], walks: usize, group: usize) -> Opti
 ///
 /// Row `i`'s query heads, `query_heads × head_dim` numbers, begin at `queries[i * stride]`; so they may be
 /// part of `q|k|v` rows. `out` gets rows of `query_heads × head_dim`. The rows' own keys and values must
-/// have been written before.
+/// have been written before. With [`Precision::Fast`], keys and values of two bytes are multiplied as `bf16` on
+/// machines with matrix tiles; a row's result then has other bits than with [`Precision::Exact`], but the same
+/// ones whatever the other rows.
 ///
 /// # Errors
 /// When a job panicked.
@@ -64,18 +70,22 @@ fn pieces(pool: &ThreadPool, tasks: &[Task], walks: usize, group: usize) -> Opti
 /// When the sizes do not fit, or the plan was built for another block size.
 pub fn fused_attention(
     pool: &ThreadPool,
+    precision: Precision,
     plan: &AttentionPlan,
     layer: &KvLayer,
     queries: &[f32],
     stride: usize,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
-    attention_on(Isa::detected(), pool, plan, layer, queries, stride, out)
+    let isa = Isa::detected();
+    let arithmetic = Arithmetic::of(isa, precision, layer.layout().kind);
+    attention_on((isa, arithmetic), pool, plan, layer, queries, stride, out)
 }
 
-/// [`fused_attention`] on a chosen instruction set, which must be one of [`Isa::available`].
+/// [`fused_attention`] on a chosen instruction set, which must be one of [`Isa::available`]; for tiles it must
+/// have them or be the scalar twin.
 fn attention_on(
-    isa: Isa,
+    (isa, arithmetic): (Isa, Arithmetic),
     pool: &ThreadPool,
     plan: &AttentionPlan,
     layer: &KvLayer,
@@ -104,7 +114,7 @@ fn attention_on(
                     with_buffers!(layer.storage(), buffers => {
                         let (task, kv_head) = ($task, $kv_head);
                         let (plan, states) = (&*plan, states);
-                        let $walk = Walk { isa, plan, layout, buffers, task, kv_head, queries, stride, out, states, scratch };
+                        let $walk = Walk { isa, plan, layout, buffers, task, kv_head, queries, stride, out, states, scratch, arithmetic };
                         $use_walk
                     });
                 })

@@ -75,7 +75,7 @@ pub struct AttentionPlan {
 }
 
 /// Query rows times heads that one task keeps the state of.
-const TASK_PAIRS: usize = 96;
+const TASK_PAIRS: usize = 192;
 
 impl AttentionPlan {
     /// Plans `rows` over `tables` of blocks of `block_size` positions.

@@ -5,13 +5,41 @@ use std::ops::Range;
 
 use super::PARTITION;
 use super::micro::{
-    Blocks, Combine, MAX_PAIRS, SCORES, State, Weigh, kernel_pairs, max_pairs, scores, values,
+    Blocks, Combine, Gathered, MAX_PAIRS, SCORES, Weigh, kernel_pairs, max_pairs, scores, values,
 };
 use super::plan::{AttentionPlan, Task};
-use crate::kernels::SharedMut;
+#[cfg(target_arch = "x86_64")]
+use super::tiles::{PairBlock, Products, TileScratch};
+use crate::ids::BlockId;
 use crate::kernels::isa::Isa;
-use crate::kernels::kv::{Buffers, KvElement, KvLayout};
+use crate::kernels::kv::{Buffers, KvElement, KvLayout, KvType};
 use crate::kernels::simd::{LANES, dispatch};
+use crate::kernels::{Precision, SharedMut};
+
+/// How scores and sums of values are computed. A row's bits depend on it, so all rows of a model go one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Arithmetic {
+    /// `f32` multiply-adds, the same on every instruction set.
+    Vectors,
+    /// Matrix tiles with operands rounded to `bf16`, or their twin.
+    #[cfg(target_arch = "x86_64")]
+    Tiles,
+}
+
+impl Arithmetic {
+    /// What is fastest within a precision on this instruction set.
+    pub(super) fn of(isa: Isa, precision: Precision, kind: KvType) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_tiles()
+            && precision == Precision::Fast
+            && matches!(kind, KvType::F16 | KvType::Bf16)
+        {
+            return Self::Tiles;
+        }
+        let _ = (isa, precision, kind);
+        Self::Vectors
+    }
+}
 
 /// A thread's buffers, kept from walk to walk.
 #[derive(Default)]
@@ -20,13 +48,24 @@ pub(super) struct WalkScratch {
     queries: Vec<f32>,
     /// Scores, then weights, `[pair][key]`.
     scores: Vec<f32>,
-    /// A partition's weighted sums of values, `[pair][padded dimension]`.
+    /// A partition's weighted sums of values, `[pair][padded dimension]`, if they do not come from tiles.
     partial: Vec<f32>,
+    /// Each pair's largest score of the partition, and its sum of weights.
+    partial_maxima: Vec<f32>,
+    partial_totals: Vec<f32>,
     /// The combined sums so far, `[pair][padded dimension]`.
     sums: Vec<f32>,
     /// Each pair's largest score so far, and sum of weights relative to it.
     maxima: Vec<f32>,
     totals: Vec<f32>,
+    #[cfg(target_arch = "x86_64")]
+    tiles: TileScratch,
+    /// What each block of pairs sees of the partition.
+    #[cfg(target_arch = "x86_64")]
+    blocks: Vec<PairBlock>,
+    /// What each pair of a block sees of it.
+    #[cfg(target_arch = "x86_64")]
+    seen: Vec<Range<usize>>,
 }
 
 thread_local! {
@@ -44,10 +83,16 @@ impl WalkScratch {
         SCRATCH.with_borrow_mut(use_it);
     }
 
-    fn prepare(&mut self, pairs: usize, tiles: usize, dim: usize, padded: usize) {
+    fn prepare_vectors(&mut self, tiles: usize, dim: usize, padded: usize) {
         grow(&mut self.queries, tiles * MAX_PAIRS * dim);
         grow(&mut self.scores, MAX_PAIRS * SCORES);
-        grow(&mut self.partial, MAX_PAIRS * padded);
+        // The last tile's micro-kernel may have more pairs than the tile.
+        grow(&mut self.partial, tiles * MAX_PAIRS * padded);
+    }
+
+    fn prepare_states(&mut self, pairs: usize, padded: usize) {
+        grow(&mut self.partial_maxima, pairs);
+        grow(&mut self.partial_totals, pairs);
         grow(&mut self.sums, pairs * padded);
         grow(&mut self.maxima, pairs);
         grow(&mut self.totals, pairs);
@@ -85,27 +130,6 @@ impl States {
                 .slice((row * self.heads + head) * self.length, self.length)
         }
     }
-}
-
-/// The largest score and the sum of weights of no keys.
-const NOTHING: (f32, f32) = (f32::NEG_INFINITY, 0.0);
-
-/// Adds a partition's result to a pair's state.
-///
-/// # Safety
-/// The ISA is available; `partial` and the state's sums are as long as each other, in whole vectors.
-unsafe fn combine(isa: Isa, state: State<'_>, (maximum, total): (f32, f32), partial: &[f32]) {
-    if maximum == f32::NEG_INFINITY {
-        return;
-    }
-    let task = Combine {
-        state,
-        maximum,
-        total,
-        partial,
-    };
-    // SAFETY: promised by the caller.
-    unsafe { dispatch(isa, task) }
 }
 
 /// Results of single partitions of one task and KV head, for each partition and pair the largest score,
@@ -163,6 +187,15 @@ pub(super) struct Walk<'a, T> {
     pub(super) out: SharedMut<f32>,
     pub(super) states: States,
     pub(super) scratch: &'a mut WalkScratch,
+    pub(super) arithmetic: Arithmetic,
+}
+
+/// How a walk computes.
+enum Means {
+    /// With micro-kernels that take so many tiles of pairs.
+    Vectors { tiles: usize },
+    #[cfg(target_arch = "x86_64")]
+    Tiles(Products),
 }
 
 /// Some (row, head) pairs that go through the micro-kernels together.
@@ -178,31 +211,47 @@ struct Tile {
     last_key: usize,
 }
 
-impl<T: KvElement> Walk<'_, T> {
+impl<'a, T: KvElement> Walk<'a, T> {
     /// # Safety
     /// The ISA is available, all blocks of the tables are inside the buffers, and nobody else uses this
     /// KV head's part of the task's rows of `out` and of the states.
     pub(super) unsafe fn run(mut self) {
-        let (pairs, count) = self.prepare();
+        let pairs = self.pairs();
         // SAFETY: promised by the caller, here and below.
+        let means = unsafe { self.prepare(pairs) };
         unsafe { self.load_states(pairs) };
+        let padded = self.layout.padded_dim();
         for partition in self.task.partitions.clone() {
-            for index in 0..count {
-                let tile = self.tile(index, count, pairs);
-                if let Some(found) = unsafe { self.partition(partition, tile) } {
-                    for (m, &found) in found.iter().enumerate().take(tile.count) {
-                        let padded = self.layout.padded_dim();
-                        let scratch = &mut *self.scratch;
-                        let partial = &scratch.partial[m * padded..][..padded];
-                        let state = State {
-                            maximum: &mut scratch.maxima[tile.first + m],
-                            total: &mut scratch.totals[tile.first + m],
-                            sums: &mut scratch.sums[(tile.first + m) * padded..][..padded],
-                        };
-                        unsafe { combine(self.isa, state, found, partial) };
-                    }
-                }
-            }
+            unsafe { self.partition(&means, partition) };
+            let WalkScratch {
+                maxima,
+                totals,
+                sums,
+                partial,
+                partial_maxima,
+                partial_totals,
+                #[cfg(target_arch = "x86_64")]
+                tiles,
+                ..
+            } = &mut *self.scratch;
+            let (partial, stride) = match &means {
+                Means::Vectors { .. } => (&partial[..], padded),
+                #[cfg(target_arch = "x86_64")]
+                Means::Tiles(_) => (tiles.partial(), tiles.partial_stride()),
+            };
+            let task = Combine {
+                gathered: Gathered {
+                    maxima: &mut maxima[..pairs],
+                    totals: &mut totals[..pairs],
+                    sums,
+                },
+                maxima: partial_maxima,
+                totals: partial_totals,
+                partial,
+                stride,
+                padded,
+            };
+            unsafe { dispatch(self.isa, task) };
         }
         unsafe { self.finish(pairs) };
     }
@@ -212,19 +261,24 @@ impl<T: KvElement> Walk<'_, T> {
     /// # Safety
     /// As [`Self::run`], but what nobody else uses are these partitions' parts of `results`.
     pub(super) unsafe fn spread(mut self, partitions: Range<usize>, results: Partials) {
-        let (pairs, count) = self.prepare();
+        let pairs = self.pairs();
+        // SAFETY: promised by the caller, here and below.
+        let means = unsafe { self.prepare(pairs) };
+        let padded = self.layout.padded_dim();
         for partition in partitions {
-            for index in 0..count {
-                let tile = self.tile(index, count, pairs);
-                // SAFETY: promised by the caller, here and below.
-                let found = unsafe { self.partition(partition, tile) };
-                for m in 0..tile.count {
-                    let padded = self.layout.padded_dim();
-                    let kept = unsafe { results.of(partition, tile.first + m) };
-                    (kept[0], kept[1]) = found.map_or(NOTHING, |found| found[m]);
-                    if kept[0] != f32::NEG_INFINITY {
-                        kept[2..].copy_from_slice(&self.scratch.partial[m * padded..][..padded]);
-                    }
+            unsafe { self.partition(&means, partition) };
+            for pair in 0..pairs {
+                let scratch = &*self.scratch;
+                let (partial, stride) = match &means {
+                    Means::Vectors { .. } => (&scratch.partial[..], padded),
+                    #[cfg(target_arch = "x86_64")]
+                    Means::Tiles(_) => (scratch.tiles.partial(), scratch.tiles.partial_stride()),
+                };
+                let kept = unsafe { results.of(partition, pair) };
+                kept[0] = scratch.partial_maxima[pair];
+                kept[1] = scratch.partial_totals[pair];
+                if kept[0] != f32::NEG_INFINITY {
+                    kept[2..].copy_from_slice(&partial[pair * stride..][..padded]);
                 }
             }
         }
@@ -236,56 +290,91 @@ impl<T: KvElement> Walk<'_, T> {
     /// # Safety
     /// As [`Self::run`]; `results` holds all of the task's partitions, and nobody writes them.
     pub(super) unsafe fn gather(mut self, results: Partials) {
-        let (pairs, _) = self.prepare();
+        let (pairs, padded) = (self.pairs(), self.layout.padded_dim());
+        self.scratch.prepare_states(pairs, padded);
         // SAFETY: promised by the caller, here and below.
         unsafe { self.load_states(pairs) };
-        let padded = self.layout.padded_dim();
         for partition in self.task.partitions.clone() {
             for pair in 0..pairs {
                 let kept = unsafe { results.of(partition, pair) };
                 let scratch = &mut *self.scratch;
-                let state = State {
-                    maximum: &mut scratch.maxima[pair],
-                    total: &mut scratch.totals[pair],
-                    sums: &mut scratch.sums[pair * padded..][..padded],
+                let task = Combine {
+                    gathered: Gathered {
+                        maxima: &mut scratch.maxima[pair..=pair],
+                        totals: &mut scratch.totals[pair..=pair],
+                        sums: &mut scratch.sums[pair * padded..][..padded],
+                    },
+                    maxima: &kept[..1],
+                    totals: &kept[1..2],
+                    partial: &kept[2..],
+                    stride: padded,
+                    padded,
                 };
-                unsafe { combine(self.isa, state, (kept[0], kept[1]), &kept[2..]) };
+                unsafe { dispatch(self.isa, task) };
             }
         }
         unsafe { self.finish(pairs) };
     }
 
-    /// Packs the queries and empties the states; gives the number of pairs and of tiles.
-    fn prepare(&mut self) -> (usize, usize) {
-        let pairs = self.task.rows.len() * self.group();
-        let count = pairs.div_ceil(max_pairs(self.isa));
-        self.scratch
-            .prepare(pairs, count, self.layout.head_dim, self.layout.padded_dim());
-        for index in 0..count {
-            let tile = self.tile(index, count, pairs);
-            self.pack_queries(tile);
+    /// Packs the queries and empties the states.
+    ///
+    /// # Safety
+    /// The ISA is available.
+    unsafe fn prepare(&mut self, pairs: usize) -> Means {
+        let (dim, padded) = (self.layout.head_dim, self.layout.padded_dim());
+        self.scratch.prepare_states(pairs, padded);
+        match self.arithmetic {
+            Arithmetic::Vectors => {
+                let tiles = pairs.div_ceil(max_pairs(self.isa));
+                self.scratch.prepare_vectors(tiles, dim, padded);
+                for index in 0..tiles {
+                    let tile = self.tile(index, tiles, pairs);
+                    self.pack_queries(tile);
+                }
+                Means::Vectors { tiles }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Tiles => {
+                self.scratch.tiles.prepare(pairs, dim, padded);
+                for pair in 0..pairs {
+                    let (query, scale) = (self.query(pair), self.plan.shape().scale);
+                    // SAFETY: promised by the caller, here and below.
+                    unsafe { self.scratch.tiles.pack_query(self.isa, pair, query, scale) };
+                }
+                Means::Tiles(unsafe { Products::new(self.isa, pairs) })
+            }
         }
-        (pairs, count)
     }
 
     /// Tile `index` of `count`, as equal as possible.
     fn tile(&self, index: usize, count: usize, pairs: usize) -> Tile {
         let first = pairs * index / count;
         let end = pairs * (index + 1) / count;
-        let mut tile = Tile {
+        let (first_key, last_key) = self.keys_seen(first..end);
+        Tile {
             index,
             first,
             count: end - first,
             kernel: kernel_pairs(end - first),
-            first_key: usize::MAX,
-            last_key: 0,
-        };
-        for pair in first..end {
-            let position = self.position(pair);
-            tile.first_key = tile.first_key.min(self.plan.shape().first_key(position));
-            tile.last_key = tile.last_key.max(position);
+            first_key,
+            last_key,
         }
-        tile
+    }
+
+    /// The first and the last key that any of some pairs attends to.
+    fn keys_seen(&self, pairs: Range<usize>) -> (usize, usize) {
+        let mut seen = (usize::MAX, 0);
+        for pair in pairs {
+            let position = self.position(pair);
+            seen.0 = seen.0.min(self.plan.shape().first_key(position));
+            seen.1 = seen.1.max(position);
+        }
+        seen
+    }
+
+    /// The task's pairs of a row and a query head.
+    fn pairs(&self) -> usize {
+        self.task.rows.len() * self.group()
     }
 
     /// Query heads of a KV head.
@@ -307,13 +396,19 @@ impl<T: KvElement> Walk<'_, T> {
         self.kv_head * self.group() + pair % self.group()
     }
 
+    /// A pair's query.
+    fn query(&self, pair: usize) -> &'a [f32] {
+        let dim = self.layout.head_dim;
+        let row = self.plan.row_number(self.place(pair));
+        &self.queries[row * self.stride + self.query_head(pair) * dim..][..dim]
+    }
+
     fn pack_queries(&mut self, tile: Tile) {
         let (dim, scale) = (self.layout.head_dim, self.plan.shape().scale);
         for m in 0..tile.kernel {
             // Pairs that fill up repeat the last one; their results are not used.
             let pair = tile.first + m.min(tile.count - 1);
-            let row = self.plan.row_number(self.place(pair));
-            let query = &self.queries[row * self.stride + self.query_head(pair) * dim..][..dim];
+            let query = self.query(pair);
             let packed = &mut self.scratch.queries[tile.index * MAX_PAIRS * dim..];
             for (packed, &x) in packed[m..].iter_mut().step_by(tile.kernel).zip(query) {
                 *packed = x * scale;
@@ -344,27 +439,15 @@ impl<T: KvElement> Walk<'_, T> {
         }
     }
 
-    /// One partition's part of a tile's attention: each pair's largest score and sum of weights; the
-    /// weighted sums of values are in the scratch. `None` where no pair sees a key.
-    ///
-    /// # Safety
-    /// As [`Self::run`].
-    unsafe fn partition(
-        &mut self,
-        partition: usize,
-        tile: Tile,
-    ) -> Option<[(f32, f32); MAX_PAIRS]> {
-        let start = partition * PARTITION;
-        if tile.last_key < start || tile.first_key >= start + PARTITION {
-            return None;
-        }
-        let (layout, isa) = (self.layout, self.isa);
-        let (dim, padded, size) = (layout.head_dim, layout.padded_dim(), layout.block_size);
-        let keys = PARTITION.min(tile.last_key + 1 - start);
-        let table = self.plan.table(self.plan.row(self.place(tile.first)).table);
-        let blocks = &table[start / size..(start + keys).div_ceil(size)];
-        let (first_slot, block_size) = (start % size, size);
-        let [zero, one] = [0, 1].map(crate::ids::BlockId);
+    /// The keys and values of a partition that begins at `start`.
+    fn blocks<'b>(
+        &self,
+        table: &'b [BlockId],
+        start: usize,
+        keys: usize,
+    ) -> (Blocks<'b, T>, Blocks<'b, T>) {
+        let (layout, size) = (self.layout, self.layout.block_size);
+        let [zero, one] = [0, 1].map(BlockId);
         let scales_of = |scales: &[f32]| match scales.get(layout.scale_start(zero, self.kv_head)..)
         {
             Some(scales) => scales.as_ptr(),
@@ -376,9 +459,9 @@ impl<T: KvElement> Walk<'_, T> {
             scales: scales_of(&self.buffers.key_scales),
             scale_length: layout.scale_start(one, 0),
             scale_count: layout.scales(),
-            blocks,
-            first_slot,
-            block_size,
+            blocks: &table[start / size..(start + keys).div_ceil(size)],
+            first_slot: start % size,
+            block_size: size,
             keys,
         };
         let value_blocks = Blocks {
@@ -387,7 +470,104 @@ impl<T: KvElement> Walk<'_, T> {
             scales: scales_of(&self.buffers.value_scales),
             ..key_blocks
         };
-        let mut found = [NOTHING; MAX_PAIRS];
+        (key_blocks, value_blocks)
+    }
+
+    /// One partition's part of the task's attention: each pair's largest score and sum of weights, and the
+    /// weighted sums of values, all in the scratch.
+    ///
+    /// # Safety
+    /// As [`Self::run`].
+    unsafe fn partition(&mut self, means: &Means, partition: usize) {
+        let (start, pairs) = (partition * PARTITION, self.pairs());
+        match means {
+            &Means::Vectors { tiles } => {
+                for index in 0..tiles {
+                    let tile = self.tile(index, tiles, pairs);
+                    // SAFETY: promised by the caller.
+                    unsafe { self.with_vectors(start, tile) };
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: promised by the caller.
+            Means::Tiles(products) => unsafe { self.with_tiles(products, start, pairs) },
+        }
+    }
+
+    /// [`Self::partition`] with [`Arithmetic::Tiles`].
+    ///
+    /// # Safety
+    /// As there.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn with_tiles(&mut self, products: &Products, start: usize, pairs: usize) {
+        let (plan, isa, size) = (self.plan, self.isa, self.layout.block_size);
+        self.scratch.partial_maxima[..pairs].fill(f32::NEG_INFINITY);
+        let (first_key, last_key) = self.keys_seen(0..pairs);
+        if last_key < start || first_key >= start + PARTITION {
+            return;
+        }
+        let mut blocks = std::mem::take(&mut self.scratch.blocks);
+        blocks.clear();
+        // What each block of pairs sees of the partition.
+        let seen_by = |pairs: Range<usize>| {
+            let (mut first, mut last) = (usize::MAX, 0);
+            for place in pairs.start / self.group()..pairs.end.div_ceil(self.group()) {
+                let position = plan.row(self.task.rows.start + place).position as usize;
+                first = first.min(plan.shape().first_key(position));
+                last = last.max(position + 1);
+            }
+            let end = last.saturating_sub(start).min(PARTITION);
+            first.saturating_sub(start).min(end)..end
+        };
+        blocks.extend(PairBlock::ranges(pairs).map(|pairs| PairBlock {
+            steps: PairBlock::steps(seen_by(pairs.clone())),
+            pairs,
+        }));
+        let keys = PARTITION.min(last_key + 1 - start);
+        let table = plan.table(plan.row(self.task.rows.start).table);
+        let (key_blocks, value_blocks) = self.blocks(table, start, keys);
+        let next = table.get((start + PARTITION) / size);
+        let next = next.map_or(std::ptr::null(), |block| {
+            self.buffers.keys[self.layout.key_start(*block, self.kv_head)..].as_ptr()
+        });
+        let both = (key_blocks, value_blocks);
+        // SAFETY: promised by the caller, here and below.
+        unsafe { self.scratch.tiles.score(isa, products, both, &blocks) };
+        let mut seen = std::mem::take(&mut self.scratch.seen);
+        for block in blocks.iter().filter(|block| !block.steps.is_empty()) {
+            seen.clear();
+            seen.extend(block.pairs.clone().map(|pair| {
+                let position = self.position(pair);
+                let first = plan.shape().first_key(position);
+                first.saturating_sub(start)..(position + 1).saturating_sub(start)
+            }));
+            let scratch = &mut *self.scratch;
+            let found = (
+                &mut scratch.partial_maxima[block.pairs.clone()],
+                &mut scratch.partial_totals[block.pairs.clone()],
+            );
+            unsafe { scratch.tiles.weigh(isa, block, &seen, found) };
+        }
+        self.scratch.seen = seen;
+        let tiles = &mut self.scratch.tiles;
+        unsafe { tiles.gather(isa, products, value_blocks, next, &blocks) };
+        self.scratch.blocks = blocks;
+    }
+
+    /// [`Self::partition`] with [`Arithmetic::Vectors`], for one tile.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn with_vectors(&mut self, start: usize, tile: Tile) {
+        self.scratch.partial_maxima[tile.first..tile.first + tile.count].fill(f32::NEG_INFINITY);
+        if tile.last_key < start || tile.first_key >= start + PARTITION {
+            return;
+        }
+        let keys = PARTITION.min(tile.last_key + 1 - start);
+        let (layout, isa) = (self.layout, self.isa);
+        let (dim, padded) = (layout.head_dim, layout.padded_dim());
+        let table = self.plan.table(self.plan.row(self.place(tile.first)).table);
+        let (key_blocks, value_blocks) = self.blocks(table, start, keys);
         let queries = &self.scratch.queries[tile.index * MAX_PAIRS * dim..];
         // SAFETY: promised by the caller; the scratch was grown for all pairs.
         unsafe {
@@ -400,7 +580,7 @@ impl<T: KvElement> Walk<'_, T> {
                 &mut self.scratch.scores,
             )
         };
-        for (m, found) in found.iter_mut().enumerate().take(tile.count) {
+        for m in 0..tile.count {
             let position = self.position(tile.first + m);
             let first_key = self.plan.shape().first_key(position);
             let row = &mut self.scratch.scores[m * SCORES..][..keys.next_multiple_of(LANES)];
@@ -410,12 +590,14 @@ impl<T: KvElement> Walk<'_, T> {
             row[..from].fill(f32::NEG_INFINITY);
             row[to..].fill(f32::NEG_INFINITY);
             // SAFETY: the ISA is available.
-            *found = unsafe { dispatch(isa, Weigh(row)) };
+            let (maximum, total) = unsafe { dispatch(isa, Weigh(row)) };
+            self.scratch.partial_maxima[tile.first + m] = maximum;
+            self.scratch.partial_totals[tile.first + m] = total;
         }
-        let (weights, partial) = (&self.scratch.scores, &mut self.scratch.partial);
+        let weights = &self.scratch.scores;
+        let partial = &mut self.scratch.partial[tile.first * padded..];
         // SAFETY: as for the scores.
         unsafe { values(isa, tile.kernel, value_blocks, weights, padded, partial) };
-        Some(found)
     }
 
     /// Writes the results of rows that end here, and the states of those that go on.

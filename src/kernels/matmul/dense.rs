@@ -113,6 +113,10 @@ impl DenseMatrix {
         }
     }
 
+    pub(super) fn rounds_activations(&self) -> bool {
+        matches!(self.panels, Panels::Bf16(_)) && self.precision == Precision::Fast
+    }
+
     pub(super) fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;
     }

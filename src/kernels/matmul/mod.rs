@@ -22,13 +22,14 @@ use activations::Activations;
 use dense::DenseMatrix;
 use quantized::QuantizedMatrix;
 
-/// How products with `bf16` weights are computed.
+/// How products with `bf16` weights, and attention, are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// Activations in `f32`; products rounded once: as exact as `f32` weights.
+    /// Activations, and queries, keys, weights and values of attention, in `f32`; products rounded once: as
+    /// exact as `f32` weights.
     #[default]
     Exact,
-    /// Activations rounded to `bf16`: several times as fast on matrix tiles, which add in another order
+    /// Those rounded to `bf16`: several times as fast on matrix tiles, which add in another order
     /// than the `bf16` dot product does. The same as exact on a machine that has neither
     /// ([`Isa::has_bf16_dot`]); [`Isa::bf16_dot_pays`] says where it is faster.
     Fast,
@@ -220,6 +221,15 @@ impl PackedMatrix {
             }
         }
         self
+    }
+
+    /// Whether products round activations to eight bits or so: the weights are quantized, or `bf16` and to be
+    /// multiplied with [`Precision::Fast`].
+    pub fn rounds_activations(&self) -> bool {
+        self.segments.iter().any(|segment| match &segment.weights {
+            Weights::Dense(matrix) => matrix.rounds_activations(),
+            Weights::Quantized(_) => true,
+        })
     }
 
     pub fn in_features(&self) -> usize {

@@ -114,6 +114,11 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
+    unsafe fn prefetch_far<T>(p: *const T) {
+        // SAFETY: a hint; it cannot fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn split_pairs(p: *const u32) -> (__m512, __m512) {
         // SAFETY: see above.
         unsafe {
@@ -169,6 +174,26 @@ impl Simd for Avx512 {
         unsafe { _mm512_scalef_ps(a, n) }
     }
     #[inline(always)]
+    unsafe fn sum(v: __m512) -> f32 {
+        // SAFETY: see above. The same tree as the trait's own.
+        unsafe {
+            let low = _mm512_castps512_ps256(v);
+            let high = _mm512_extractf32x8_ps::<1>(v);
+            let sum = _mm256_add_ps(low, high);
+            let sum = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
+            let sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+            _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn max_lane(v: __m512) -> f32 {
+        // SAFETY: see above. In this operand order what is not a number is passed over.
+        unsafe {
+            let v = _mm512_max_ps(v, _mm512_set1_ps(f32::NEG_INFINITY));
+            _mm512_reduce_max_ps(v)
+        }
+    }
+    #[inline(always)]
     unsafe fn zero_below(a: __m512, x: __m512, limit: f32) -> __m512 {
         // SAFETY: see above. "Not less than" is true for NaN.
         unsafe {
@@ -178,7 +203,7 @@ impl Simd for Avx512 {
     }
 }
 
-// SAFETY of both bodies: as above, and the bf16 instructions are present.
+// SAFETY of all bodies: as above, and the bf16 instructions are present.
 impl Bf16Dot for Avx512 {
     type Pairs = __m512bh;
 
@@ -196,6 +221,34 @@ impl Bf16Dot for Avx512 {
                 w,
                 std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x as i32)),
             )
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_row(p: *mut u16, first: __m512, second: __m512) {
+        // SAFETY: as above.
+        unsafe {
+            let row = _mm512_cvtne2ps_pbh(second, first);
+            _mm512_storeu_si512(p.cast(), std::mem::transmute::<__m512bh, __m512i>(row));
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_pairs(p: *mut u32, even: __m512, odd: __m512) {
+        /// Number i of both halves in turn.
+        const PLACES: [u16; 32] = {
+            let mut places = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                places[i] = (i as u16) / 2 + 16 * (i as u16 % 2);
+                i += 1;
+            }
+            places
+        };
+        // SAFETY: as above.
+        unsafe {
+            let row = _mm512_cvtne2ps_pbh(odd, even);
+            let row = std::mem::transmute::<__m512bh, __m512i>(row);
+            let places = _mm512_loadu_si512(PLACES.as_ptr().cast());
+            _mm512_storeu_si512(p.cast(), _mm512_permutexvar_epi16(places, row));
         }
     }
 }

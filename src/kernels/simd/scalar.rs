@@ -32,6 +32,16 @@ fn odd(pair: u32) -> f32 {
     f32::from_bits(pair & 0xffff_0000)
 }
 
+/// The bits of the nearest `bf16`, ties to even; of numbers too small for the usual precision, of zero.
+fn rounded_to_bf16(x: f32) -> u16 {
+    let x = if x.is_subnormal() {
+        0.0f32.copysign(x)
+    } else {
+        x
+    };
+    bf16::from_f32(x).to_bits()
+}
+
 // SAFETY of all bodies: pointers cover sixteen elements, as the trait asks of its callers.
 impl Simd for Scalar {
     type F = [f32; LANES];
@@ -136,5 +146,20 @@ impl Bf16Dot for Scalar {
     #[inline(always)]
     unsafe fn dot_pairs(acc: Self::F, w: Self::Pairs, x: u32) -> Self::F {
         each(|i| fused(odd(w[i]), odd(x), fused(even(w[i]), even(x), acc[i])))
+    }
+    #[inline(always)]
+    unsafe fn store_row(p: *mut u16, first: Self::F, second: Self::F) {
+        for (i, x) in first.into_iter().chain(second).enumerate() {
+            // SAFETY: see above.
+            unsafe { p.add(i).write(rounded_to_bf16(x)) };
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_pairs(p: *mut u32, even: Self::F, odd: Self::F) {
+        for (i, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+            let pair = u32::from(rounded_to_bf16(even)) | u32::from(rounded_to_bf16(odd)) << 16;
+            // SAFETY: see above.
+            unsafe { p.add(i).write(pair) };
+        }
     }
 }

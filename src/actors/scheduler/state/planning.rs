@@ -7,6 +7,7 @@ use super::{MAX_PLANS, PlanInFlight, RowsInFlight, SchedulerState};
 use crate::actors::prefix_cache::{
     Admission, AdmissionRound, Candidate, Commit, Cycle, CycleReply, Namespace,
 };
+use crate::actors::scheduler::budget::PendingPrompts;
 use crate::actors::scheduler::policy::{self, Limits, PrefillView, RunningView, WaitingView, Work};
 use crate::actors::scheduler::sequence::{
     EventSink, Phase, Promised, RunningSequence, WaitingSequence,
@@ -77,12 +78,15 @@ impl<E: EventSink> SchedulerState<E> {
     fn limits(&self, views: &[RunningView], ready: &[WaitingView]) -> Limits {
         let decode = |view: &&RunningView| matches!(view.work, Work::Decode { .. });
         let decode_rows = views.iter().filter(decode).count();
-        let remaining = views.iter().map(|view| match view.work {
-            Work::Prefill { remaining } => remaining,
-            _ => 0,
+        let remaining = views.iter().filter_map(|view| match view.work {
+            Work::Prefill { remaining } => Some(remaining),
+            _ => None,
         });
         let waiting = ready.iter().map(|view| view.tokens);
-        let pending = remaining.chain(waiting).sum();
+        let pending = PendingPrompts {
+            requests: remaining.clone().count() + self.waiting.len(),
+            tokens: remaining.chain(waiting).sum(),
+        };
         Limits {
             prefill_tokens: self.budget.prefill_tokens(decode_rows, pending),
             max_running: self.options.max_running,
@@ -182,8 +186,9 @@ impl<E: EventSink> SchedulerState<E> {
                 admitted.insert(id, blocks);
             }
         }
-        self.plan_prefills(decode_rows, admitted, &mut plan);
-        self.budget.planned(decode_rows, plan.prefill_tokens);
+        let requests = self.plan_prefills(decode_rows, admitted, &mut plan);
+        self.budget
+            .planned(decode_rows, plan.prefill_tokens, requests);
         plan.step.retire = std::mem::take(&mut self.retired);
 
         if self.running.is_empty() && self.releases.is_empty() {
@@ -238,21 +243,26 @@ impl<E: EventSink> SchedulerState<E> {
         });
     }
 
-    /// Divides the step's prompt tokens. `admitted` are the new sequences and their blocks.
+    /// Divides the step's prompt tokens. `admitted` are the new sequences and their blocks. Gives the number of
+    /// requests that waited for them.
     fn plan_prefills(
         &mut self,
         decode_rows: usize,
         mut admitted: HashMap<SequenceId, Vec<BlockId>>,
         plan: &mut PlanBuilder,
-    ) {
+    ) -> usize {
         let prefills = self.prefills(&admitted);
-        let pending = prefills.iter().map(|view| view.remaining).sum();
+        let pending = PendingPrompts {
+            tokens: prefills.iter().map(|view| view.remaining).sum(),
+            requests: prefills.len() + self.waiting.len(),
+        };
         let tokens = self.budget.prefill_tokens(decode_rows, pending);
         for (id, chunk) in policy::share(&prefills, tokens) {
             let blocks = admitted.remove(&id).unwrap_or_default();
             self.plan_prefill(id, chunk, blocks, plan);
         }
         debug_assert!(admitted.is_empty(), "whoever is admitted gets a token");
+        pending.requests
     }
 
     fn plan_prefill(

@@ -22,7 +22,7 @@ use crate::engine::loader::{self, Architecture, HubOptions, ModelSource, TextAss
 use crate::engine::sampler::SamplingParameters;
 use crate::engine::step::{RowInput, StepOutput, StepPlan};
 use crate::engine::tests::model::{self, Format, Random};
-use crate::engine::{AttentionKind, Engine, EngineOptions, KvDtype, KvSize};
+use crate::engine::{AttentionKind, Engine, EngineOptions, KvDtype, KvSize, MatmulPrecision};
 use crate::ids::{SequenceId, TokenId};
 use crate::prompt::{PromptAssets, PromptFormat};
 use crate::telemetry::Metrics;
@@ -279,8 +279,11 @@ const END: u32 = 1;
 
 /// Prompts of many lengths from pieces: a third of them unlike all others, the rest with one of a few
 /// beginnings, or with all of another prompt as its beginning.
+///
+/// With portable attention, which is slow, the longest answers are shorter.
 fn solos(
     random: &mut Random,
+    attention: AttentionKind,
     mut piece: impl FnMut(&mut Random, usize) -> Vec<TokenId>,
 ) -> Vec<Solo> {
     let beginnings: Vec<_> = (0..4).map(|_| piece(random, 60)).collect();
@@ -299,6 +302,10 @@ fn solos(
         prompt.truncate(LONGEST);
         prompts.push(prompt);
     }
+    let longest = match attention {
+        AttentionKind::Fused => 60,
+        AttentionKind::Portable => 20,
+    };
     let solo = |(index, prompt): (usize, Vec<TokenId>)| Solo {
         prompt: prompt.into(),
         sampling: SamplingParameters {
@@ -308,7 +315,7 @@ fn solos(
             seed: index as u64,
             ..SamplingParameters::default()
         },
-        max_new_tokens: [1, 3, 8, 60][random.below(4)],
+        max_new_tokens: [1, 3, 8, longest][random.below(4)],
         ignore_eos: index % 4 > 0,
         logits: Vec::new(),
         tokens: Vec::new(),
@@ -341,11 +348,17 @@ fn options(attention: AttentionKind) -> EngineOptions {
 }
 
 fn check_random(architecture: Architecture, format: Format, attention: AttentionKind) {
+    check_random_with(architecture, format, &options(attention));
+}
+
+fn check_random_with(architecture: Architecture, format: Format, options: &EngineOptions) {
     let config = model::config(architecture);
     let weights = model::weights(&config, format);
-    let mut engine = Engine::new(&config, &weights, &options(attention)).expect("an engine");
+    let mut engine = Engine::new(&config, &weights, options).expect("an engine");
     let mut random = Random::new(5);
-    let mut solos = solos(&mut random, |random, count| random.tokens(count));
+    let mut solos = solos(&mut random, options.attention, |random, count| {
+        random.tokens(count)
+    });
     check(&mut engine, &mut solos, None);
 }
 
@@ -366,7 +379,9 @@ fn check_demo(attention: AttentionKind) {
     let engine = Engine::new(&model.config, weights, &options(attention));
     let mut engine = engine.expect("an engine");
     let mut random = Random::new(5);
-    let mut solos = solos(&mut random, |random, count| words(&format, random, count));
+    let mut solos = solos(&mut random, attention, |random, count| {
+        words(&format, random, count)
+    });
     check(&mut engine, &mut solos, Some(&format));
 }
 
@@ -409,6 +424,25 @@ fn f32_portable_attention() {
 fn bf16_fused_attention() {
     let format = Format::Dense(DType::BF16);
     check_random(Architecture::Llama, format, AttentionKind::Fused);
+}
+
+/// Products and attention in `bf16`, where the machine has matrix tiles.
+fn fast() -> EngineOptions {
+    EngineOptions {
+        precision: MatmulPrecision::Fast,
+        ..options(AttentionKind::Fused)
+    }
+}
+
+#[test]
+fn bf16_fast() {
+    check_random_with(Architecture::Qwen3, Format::Dense(DType::BF16), &fast());
+}
+
+#[test]
+fn q4_k_fast() {
+    let format = Format::Quantized(GgmlDType::Q4K);
+    check_random_with(Architecture::Llama, format, &fast());
 }
 
 #[test]

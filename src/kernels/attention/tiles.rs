@@ -1,0 +1,608 @@
+//! Scores and weighted sums of values as products of matrix tiles (AMX).
+//!
+//! Queries, keys, weights and values are rounded to `bf16`, sums are in `f32`. Keys and values of a partition
+//! are rounded once for all rows of a task. A tile's rows do not know of each other, so a row's result has the
+//! same bits however many go with it; but they are not the bits of the other instruction sets, so all rows go
+//! this way, however few.
+//!
+//! Tiles take a while to get going, so all scores of a partition are computed in one go, and all sums of values
+//! in another.
+
+use std::f32::consts::LOG2_E;
+use std::ops::Range;
+
+use super::PARTITION;
+use super::micro::Blocks;
+use crate::kernels::aligned::AlignedBuffer;
+use crate::kernels::amx::{STEP, Sums, TILE_BYTES, TILE_ROWS, Tiles};
+use crate::kernels::isa::Isa;
+use crate::kernels::kv::{KvElement, load_part};
+use crate::kernels::simd::{Bf16Dot, Bf16DotTask, LANES, dispatch_bf16};
+
+/// (row, head) pairs that go through a product together: two tiles.
+const PAIRS: usize = 2 * TILE_ROWS;
+/// `bf16` of a tile of rows.
+const ROW_STEP: usize = TILE_BYTES / 2;
+/// Words, of two `bf16`, of a step of a panel.
+const PANEL_STEP: usize = TILE_BYTES / 4;
+/// Steps of a partition's keys.
+const KEY_STEPS: usize = PARTITION / STEP;
+/// The most panels that a product takes at a time.
+const MOST_PANELS: usize = 4;
+/// Numbers from one pair's scores to the next: a partition, and room for panels that nobody needs.
+const SCORES: usize = PARTITION + MOST_PANELS * LANES;
+
+/// What multiplies tiles.
+pub(super) enum Products {
+    /// The thread's tiles, configured.
+    Tiles(Tiles),
+    /// The same in plain Rust, for tests.
+    Twin,
+}
+
+impl Products {
+    /// Products for tasks of `pairs`.
+    ///
+    /// # Safety
+    /// `isa` is available; it has tiles or is the scalar twin. No other `Tiles` is alive on this thread.
+    pub(super) unsafe fn new(isa: Isa, pairs: usize) -> Self {
+        if isa.has_tiles() {
+            // SAFETY: promised by the caller.
+            Self::Tiles(unsafe { Tiles::configure_rows(pairs.clamp(1, TILE_ROWS)) })
+        } else {
+            Self::Twin
+        }
+    }
+}
+
+/// One product: `to[row][output] = Σ rows[row][input] · panels[output][input]`.
+#[derive(Clone, Copy)]
+struct Operands {
+    /// One or two.
+    row_tiles: usize,
+    steps: usize,
+    rows: *const u16,
+    /// `bf16` from one tile of rows to the next.
+    row_tile_length: usize,
+    panels: *const u32,
+    /// Words from one panel to the next.
+    panel_length: usize,
+    panel_count: usize,
+    /// Room for whole groups of panels: two with two tiles of rows, four with one.
+    to: *mut f32,
+    stride: usize,
+}
+
+impl Operands {
+    fn rows(&self, tile: usize) -> *const u16 {
+        self.rows.wrapping_add(tile * self.row_tile_length)
+    }
+
+    /// A group has room for more panels than there may be left: it then takes the last one again.
+    fn panel(&self, panel: usize) -> *const u32 {
+        let panel = panel.min(self.panel_count - 1);
+        self.panels.wrapping_add(panel * self.panel_length)
+    }
+
+    /// # Safety
+    /// The pointers cover what they say; `to` has as many rows as the products were made for, or sixteen for
+    /// each tile of rows.
+    unsafe fn multiply(self, products: &Products) {
+        match products {
+            // SAFETY: promised by the caller.
+            Products::Tiles(tiles) => unsafe { self.with_tiles(tiles) },
+            // SAFETY: as above.
+            Products::Twin => unsafe { self.one_by_one() },
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::multiply`].
+    unsafe fn with_tiles(self, tiles: &Tiles) {
+        let from = Sums::zero();
+        for first in (0..self.panel_count).step_by(MOST_PANELS / self.row_tiles) {
+            let to = Sums {
+                first: self.to.wrapping_add(first * LANES),
+                row_bytes: self.stride * size_of::<f32>(),
+            };
+            // SAFETY: promised by the caller.
+            unsafe {
+                if self.row_tiles == 2 {
+                    let rows = [self.rows(0), self.rows(1)];
+                    let panels = [self.panel(first), self.panel(first + 1)];
+                    tiles.add_two_by_two(self.steps, rows, panels, from, to);
+                } else {
+                    let panels = [
+                        self.panel(first),
+                        self.panel(first + 1),
+                        self.panel(first + 2),
+                        self.panel(first + 3),
+                    ];
+                    tiles.add_one_by_four(self.steps, self.rows(0), panels, from, to);
+                }
+            }
+        }
+    }
+
+    /// What [`Self::with_tiles`] computes, one number at a time.
+    ///
+    /// # Safety
+    /// As [`Self::multiply`], with sixteen rows for each tile of rows.
+    unsafe fn one_by_one(self) {
+        let number = |bits: u16| flushed(f32::from_bits(u32::from(bits) << 16));
+        for row in 0..self.row_tiles * TILE_ROWS {
+            for output in 0..self.panel_count * LANES {
+                let mut sum = 0.0f32;
+                for step in 0..self.steps {
+                    let rows = self
+                        .rows(row / TILE_ROWS)
+                        .wrapping_add(step * ROW_STEP + row % TILE_ROWS * STEP);
+                    let panel = self
+                        .panel(output / LANES)
+                        .wrapping_add(step * PANEL_STEP + output % LANES);
+                    let mut halves = [0.0f32; 2];
+                    for input in 0..STEP {
+                        // SAFETY: promised by the caller.
+                        let (x, pair) =
+                            unsafe { (*rows.add(input), *panel.add(input / 2 * LANES)) };
+                        let w = (pair >> (16 * (input % 2))) as u16;
+                        let half = &mut halves[input % 2];
+                        *half = flushed(number(x).mul_add(number(w), *half));
+                    }
+                    sum = flushed(sum + flushed(halves[0] + halves[1]));
+                }
+                // SAFETY: promised by the caller.
+                unsafe { self.to.add(row * self.stride + output).write(sum) };
+            }
+        }
+    }
+}
+
+/// Numbers too small for the usual precision count as zero.
+fn flushed(x: f32) -> f32 {
+    if x.is_subnormal() {
+        0.0f32.copysign(x)
+    } else {
+        x
+    }
+}
+
+/// A walk's operands and results, kept from walk to walk.
+#[derive(Default)]
+pub(super) struct TileScratch {
+    dim: usize,
+    padded: usize,
+    /// Scaled queries, `[tile][step of dimensions][pair of the tile][dimension]`.
+    queries: AlignedBuffer<u16>,
+    /// A partition's keys, `[panel of keys][step of dimensions][pair of dimensions][key]`.
+    keys: AlignedBuffer<u32>,
+    /// Its values, `[panel of dimensions][step of keys][pair of keys][dimension]`.
+    values: AlignedBuffer<u32>,
+    /// `[pair][key]`.
+    scores: AlignedBuffer<f32>,
+    /// `[tile][step of keys][pair of the tile][key]`.
+    weights: AlignedBuffer<u16>,
+    /// Weighted sums of values, `[pair][dimension]`.
+    partial: AlignedBuffer<f32>,
+}
+
+/// Pairs that go through a product together.
+pub(super) struct PairBlock {
+    pub(super) pairs: Range<usize>,
+    /// Steps of the partition's keys that any of them sees.
+    pub(super) steps: Range<usize>,
+}
+
+impl PairBlock {
+    /// The pairs of each block of a task's.
+    pub(super) fn ranges(pairs: usize) -> impl Iterator<Item = Range<usize>> {
+        (0..pairs)
+            .step_by(PAIRS)
+            .map(move |first| first..pairs.min(first + PAIRS))
+    }
+
+    /// The steps that keys of the partition are in.
+    pub(super) fn steps(keys: Range<usize>) -> Range<usize> {
+        keys.start / STEP..keys.end.div_ceil(STEP)
+    }
+
+    fn row_tiles(&self) -> usize {
+        self.pairs.len().div_ceil(TILE_ROWS)
+    }
+}
+
+impl TileScratch {
+    pub(super) fn prepare(&mut self, pairs: usize, dim: usize, padded: usize) {
+        let dim_steps = dim.div_ceil(STEP);
+        if !dim.is_multiple_of(STEP) && self.dim != dim {
+            // Other dimensions may have left numbers where zeros fill up.
+            self.queries = AlignedBuffer::default();
+            self.keys = AlignedBuffer::default();
+        }
+        (self.dim, self.padded) = (dim, padded);
+        let tiles = pairs.div_ceil(TILE_ROWS);
+        self.queries.reserve(tiles * dim_steps * ROW_STEP);
+        self.keys
+            .reserve(PARTITION / LANES * dim_steps * PANEL_STEP);
+        self.values.reserve(padded / LANES * KEY_STEPS * PANEL_STEP);
+        self.scores.reserve(tiles * TILE_ROWS * SCORES);
+        self.weights.reserve(tiles * KEY_STEPS * ROW_STEP);
+        self.partial
+            .reserve(tiles * TILE_ROWS * self.partial_stride());
+    }
+
+    fn dim_steps(&self) -> usize {
+        self.dim.div_ceil(STEP)
+    }
+
+    /// Numbers from one pair's sums to the next: whole groups of panels.
+    pub(super) fn partial_stride(&self) -> usize {
+        self.padded.next_multiple_of(MOST_PANELS * LANES)
+    }
+
+    /// Weighted sums of values, for each pair [`Self::partial_stride`] numbers.
+    pub(super) fn partial(&self) -> &[f32] {
+        &self.partial
+    }
+
+    /// The query of one of the task's pairs.
+    ///
+    /// # Safety
+    /// `isa` is available; it has tiles or is the scalar twin.
+    pub(super) unsafe fn pack_query(&mut self, isa: Isa, pair: usize, query: &[f32], scale: f32) {
+        let tile_length = self.dim_steps() * ROW_STEP;
+        let (tile, row) = (pair / TILE_ROWS, pair % TILE_ROWS * STEP);
+        let out = &mut self.queries[tile * tile_length..][row..tile_length];
+        // SAFETY: promised by the caller.
+        unsafe { dispatch_bf16(isa, PackQuery { query, scale, out }) };
+    }
+
+    /// Scores of the blocks' pairs with the partition's keys, as far as any pair of a block sees them.
+    ///
+    /// # Safety
+    /// `isa` is available; it has tiles or is the scalar twin. The KV blocks are inside their buffers, with
+    /// sixteen elements to spare; queries are packed; the products are for the task's pairs.
+    pub(super) unsafe fn score<T: KvElement>(
+        &mut self,
+        isa: Isa,
+        products: &Products,
+        (keys, values): (Blocks<'_, T>, Blocks<'_, T>),
+        blocks: &[PairBlock],
+    ) {
+        let (dim, dim_steps, padded) = (self.dim, self.dim_steps(), self.padded);
+        let out = &mut self.keys[..];
+        let task = PackKeys {
+            keys,
+            values,
+            dim,
+            dim_steps,
+            padded,
+            out,
+        };
+        // SAFETY: promised by the caller.
+        unsafe { dispatch_bf16(isa, task) };
+        for block in blocks {
+            let panels = STEP / LANES * block.steps.start..STEP / LANES * block.steps.end;
+            if panels.is_empty() {
+                continue;
+            }
+            let first = block.pairs.start;
+            let operands = Operands {
+                row_tiles: block.row_tiles(),
+                steps: dim_steps,
+                rows: self.queries[first / TILE_ROWS * dim_steps * ROW_STEP..].as_ptr(),
+                row_tile_length: dim_steps * ROW_STEP,
+                panels: self.keys[panels.start * dim_steps * PANEL_STEP..].as_ptr(),
+                panel_length: dim_steps * PANEL_STEP,
+                panel_count: panels.len(),
+                to: self.scores[first * SCORES + panels.start * LANES..].as_mut_ptr(),
+                stride: SCORES,
+            };
+            // SAFETY: the buffers were made for this.
+            unsafe { operands.multiply(products) };
+        }
+    }
+
+    /// Turns the scores of a block's pairs into weights `e^(score - maximum)`; gives each pair's maximum and
+    /// sum of weights. Of its keys a pair sees only those in its range of `seen`, relative to the partition's
+    /// first; the others weigh nothing: it is as if they were not there.
+    ///
+    /// # Safety
+    /// As [`Self::score`].
+    pub(super) unsafe fn weigh(
+        &mut self,
+        isa: Isa,
+        block: &PairBlock,
+        seen: &[Range<usize>],
+        (maxima, totals): (&mut [f32], &mut [f32]),
+    ) {
+        let first = block.pairs.start;
+        let task = WeighPairs {
+            steps: block.steps.clone(),
+            seen,
+            scores: &mut self.scores[first * SCORES..],
+            out: &mut self.weights[first / TILE_ROWS * KEY_STEPS * ROW_STEP..],
+            maxima,
+            totals,
+        };
+        // SAFETY: promised by the caller.
+        unsafe { dispatch_bf16(isa, task) };
+    }
+
+    /// Weighted sums of the partition's values for the blocks' pairs.
+    ///
+    /// # Safety
+    /// As [`Self::score`]; all pairs' scores have been weighed. `next` is any pointer: what is read next.
+    pub(super) unsafe fn gather<T: KvElement>(
+        &mut self,
+        isa: Isa,
+        products: &Products,
+        values: Blocks<'_, T>,
+        next: *const T,
+        blocks: &[PairBlock],
+    ) {
+        let (padded, stride) = (self.padded, self.partial_stride());
+        let out = &mut self.values[..];
+        let task = PackValues {
+            values,
+            next,
+            padded,
+            out,
+        };
+        // SAFETY: promised by the caller.
+        unsafe { dispatch_bf16(isa, task) };
+        for block in blocks {
+            if block.steps.is_empty() {
+                continue;
+            }
+            let (first, step) = (block.pairs.start, block.steps.start);
+            let tile = first / TILE_ROWS * KEY_STEPS;
+            let operands = Operands {
+                row_tiles: block.row_tiles(),
+                steps: block.steps.len(),
+                rows: self.weights[(tile + step) * ROW_STEP..].as_ptr(),
+                row_tile_length: KEY_STEPS * ROW_STEP,
+                panels: self.values[step * PANEL_STEP..].as_ptr(),
+                panel_length: KEY_STEPS * PANEL_STEP,
+                panel_count: padded / LANES,
+                to: self.partial[first * stride..].as_mut_ptr(),
+                stride,
+            };
+            // SAFETY: the buffers were made for this.
+            unsafe { operands.multiply(products) };
+        }
+    }
+}
+
+/// Scales and rounds a query. `out` begins at the pair's row of the first step.
+struct PackQuery<'a> {
+    query: &'a [f32],
+    scale: f32,
+    out: &'a mut [u16],
+}
+
+impl Bf16DotTask for PackQuery<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Bf16Dot>(self) {
+        // SAFETY: the set is present, as the caller promises; stores have room for a row of a step.
+        unsafe {
+            let scale = S::splat(self.scale);
+            for (query, out) in self.query.chunks(STEP).zip(self.out.chunks_mut(ROW_STEP)) {
+                let first = S::mul(load_part::<S>(query), scale);
+                let second = S::mul(load_part::<S>(query.get(LANES..).unwrap_or(&[])), scale);
+                S::store_row(out[..STEP].as_mut_ptr(), first, second);
+            }
+        }
+    }
+}
+
+/// Rounds the keys of a partition. Behind its last key there are any numbers.
+struct PackKeys<'a, T> {
+    keys: Blocks<'a, T>,
+    /// The values of the partition, which are read after the keys.
+    values: Blocks<'a, T>,
+    dim: usize,
+    dim_steps: usize,
+    padded: usize,
+    out: &'a mut [u32],
+}
+
+impl<T: KvElement> Bf16DotTask for PackKeys<'_, T> {
+    #[inline(always)]
+    unsafe fn run<S: Bf16Dot>(self) {
+        let Self {
+            keys,
+            values,
+            dim,
+            dim_steps,
+            padded,
+            out,
+        } = self;
+        let size = keys.block_size;
+        let out = out[..PARTITION / LANES * dim_steps * PANEL_STEP].as_mut_ptr();
+        let line = 64 / size_of::<T>();
+        let mut first = 0;
+        while first < keys.keys {
+            let panel = out.wrapping_add(first / LANES * dim_steps * PANEL_STEP);
+            // What comes after: the next step's keys, which are a line for each dimension; its values.
+            let values = values.value_of(first, padded);
+            let ahead = if first + STEP < keys.keys {
+                keys.key_of(first + STEP)
+            } else {
+                values
+            };
+            let mut gathered = [[T::default(); STEP]; 2];
+            let mut pair = 0;
+            while 2 * pair < dim {
+                let has_odd = 2 * pair + 1 < dim;
+                // SAFETY: the set is present and blocks are inside their buffer, as the caller promises; a
+                // step's panels are inside `out`, as was checked above. Reads behind the partition's last key
+                // stay in its block, as a block has whole steps or is gathered.
+                unsafe {
+                    let (even, odd);
+                    if size >= STEP {
+                        even = keys.key_of(first).wrapping_add(2 * pair * size);
+                        odd = even.wrapping_add(size);
+                        S::prefetch(ahead.wrapping_add(2 * pair * size));
+                        S::prefetch(ahead.wrapping_add((2 * pair + 1) * size));
+                        // As many lines of values as of keys.
+                        S::prefetch_far(values.wrapping_add(2 * pair * line));
+                        S::prefetch_far(values.wrapping_add((2 * pair + 1) * line));
+                    } else {
+                        let mut lane = 0;
+                        while lane < STEP && first + lane < keys.keys {
+                            let from = keys.key_of(first + lane);
+                            gathered[0][lane] = *from.add(2 * pair * size);
+                            if has_odd {
+                                gathered[1][lane] = *from.add((2 * pair + 1) * size);
+                            }
+                            lane += 1;
+                        }
+                        (even, odd) = (gathered[0].as_ptr(), gathered[1].as_ptr());
+                    }
+                    let zero = S::splat(0.0);
+                    let evens = [T::load::<S>(even), T::load::<S>(even.wrapping_add(LANES))];
+                    let mut odds = [zero; 2];
+                    if has_odd {
+                        odds = [T::load::<S>(odd), T::load::<S>(odd.wrapping_add(LANES))];
+                    }
+                    let to = panel.wrapping_add(pair * LANES);
+                    S::store_pairs(to, evens[0], odds[0]);
+                    S::store_pairs(to.wrapping_add(dim_steps * PANEL_STEP), evens[1], odds[1]);
+                }
+                pair += 1;
+            }
+            first += STEP;
+        }
+    }
+}
+
+/// Rounds the values of a partition; zeros behind the last, to the end of the step.
+struct PackValues<'a, T> {
+    values: Blocks<'a, T>,
+    /// What is read next.
+    next: *const T,
+    padded: usize,
+    out: &'a mut [u32],
+}
+
+impl<T: KvElement> Bf16DotTask for PackValues<'_, T> {
+    #[inline(always)]
+    unsafe fn run<S: Bf16Dot>(self) {
+        let Self {
+            values,
+            next,
+            padded,
+            out,
+        } = self;
+        let out = out[..padded / LANES * KEY_STEPS * PANEL_STEP].as_mut_ptr();
+        let keys = values.keys;
+        let mut key = 0;
+        while key < keys.next_multiple_of(STEP) {
+            let even = values.value_of(key.min(keys - 1), padded);
+            let odd = values.value_of((key + 1).min(keys - 1), padded);
+            let ahead = if key + STEP < keys {
+                values.value_of(key + STEP, padded)
+            } else {
+                next.wrapping_add(key % STEP * padded)
+            };
+            let mut to = out.wrapping_add(key / STEP * PANEL_STEP + key % STEP / 2 * LANES);
+            let mut dimension = 0;
+            while dimension < padded {
+                // SAFETY: the set is present and blocks are inside their buffer, as the caller promises; all
+                // panels are inside `out`, as was checked above.
+                unsafe {
+                    S::prefetch(ahead.wrapping_add(2 * dimension));
+                    let zero = S::splat(0.0);
+                    let (mut evens, mut odds) = (zero, zero);
+                    if key < keys {
+                        evens = T::load::<S>(even.wrapping_add(dimension));
+                    }
+                    if key + 1 < keys {
+                        odds = T::load::<S>(odd.wrapping_add(dimension));
+                    }
+                    S::store_pairs(to, evens, odds);
+                }
+                to = to.wrapping_add(KEY_STEPS * PANEL_STEP);
+                dimension += LANES;
+            }
+            key += 2;
+        }
+    }
+}
+
+/// `e^x · 2^shift`, relative error below 1e-5 (the result is rounded to `bf16`); 0 below `2^-126`.
+///
+/// `2^(n + r)` with whole `n` and a polynomial for `2^r`, fitted over `-1/2..1/2`.
+///
+/// # Safety
+/// As [`Bf16DotTask::run`].
+#[inline(always)]
+unsafe fn power<S: Bf16Dot>(x: S::F, shift: S::F) -> S::F {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let x = S::fma(x, S::splat(LOG2_E), shift);
+        let n = S::round(x);
+        let r = S::sub(x, n);
+        let mut p = S::splat(9.582_853e-3);
+        p = S::fma(p, r, S::splat(5.590_642_6e-2));
+        p = S::fma(p, r, S::splat(2.402_41e-1));
+        p = S::fma(p, r, S::splat(6.931_241_8e-1));
+        p = S::fma(p, r, S::splat(1.0));
+        S::zero_below(S::scale_by_power(p, n), x, -126.0)
+    }
+}
+
+/// See [`TileScratch::weigh`].
+struct WeighPairs<'a> {
+    steps: Range<usize>,
+    seen: &'a [Range<usize>],
+    /// `[pair][key]`, from the block's first pair on.
+    scores: &'a mut [f32],
+    /// `[tile][step of keys][pair of the tile][key]`, from the block's first tile on.
+    out: &'a mut [u16],
+    maxima: &'a mut [f32],
+    totals: &'a mut [f32],
+}
+
+impl Bf16DotTask for WeighPairs<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Bf16Dot>(self) {
+        let keys = self.steps.start * STEP..self.steps.end * STEP;
+        for (pair, seen) in self.seen.iter().enumerate() {
+            let scores = &mut self.scores[pair * SCORES..][keys.clone()];
+            if seen.start > keys.start {
+                let hidden = seen.start.min(keys.end) - keys.start;
+                scores[..hidden].fill(f32::NEG_INFINITY);
+            }
+            if seen.end < keys.end {
+                let hidden = seen.end.max(keys.start) - keys.start;
+                scores[hidden..].fill(f32::NEG_INFINITY);
+            }
+            let start = (pair / TILE_ROWS * KEY_STEPS + self.steps.start) * ROW_STEP;
+            let out = &mut self.out[start + pair % TILE_ROWS * STEP..];
+            // SAFETY: the set is present, as the caller promises; stores have room for a row of a step.
+            unsafe {
+                let mut largest = [S::splat(f32::NEG_INFINITY); 2];
+                for scores in scores.chunks_exact(STEP) {
+                    largest[0] = S::max(largest[0], S::load(scores.as_ptr()));
+                    largest[1] = S::max(largest[1], S::load(scores[LANES..].as_ptr()));
+                }
+                let maximum = S::max_lane(S::max(largest[0], largest[1]));
+                // Without a key every weight is e to the minus infinity.
+                let is_empty = maximum == f32::NEG_INFINITY;
+                let shift = S::splat(if is_empty { 0.0 } else { -maximum * LOG2_E });
+                let mut totals = [S::splat(0.0); 2];
+                for (scores, out) in scores.chunks_exact(STEP).zip(out.chunks_mut(ROW_STEP)) {
+                    let first = power::<S>(S::load(scores.as_ptr()), shift);
+                    let second = power::<S>(S::load(scores[LANES..].as_ptr()), shift);
+                    totals[0] = S::add(totals[0], first);
+                    totals[1] = S::add(totals[1], second);
+                    S::store_row(out[..STEP].as_mut_ptr(), first, second);
+                }
+                self.maxima[pair] = maximum;
+                self.totals[pair] = S::sum(S::add(totals[0], totals[1]));
+            }
+        }
+    }
+}
