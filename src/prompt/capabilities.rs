@@ -142,10 +142,12 @@ impl Capabilities {
                     })
                     .collect();
                 if let Some(tool_format) = best_reader(formats, &written, &rendered, &tools) {
+                    // Without a declaration by the template the model is told how to call.
+                    let told = !found.declares_tools && tool_format.written.is_none();
                     return Capabilities {
                         prints_calls: found.declares_tools,
                         prints_results: true,
-                        tool_format,
+                        tool_format: if told { tools::GENERIC } else { tool_format },
                         ..tried
                     };
                 }

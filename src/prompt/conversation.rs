@@ -310,6 +310,10 @@ fn declaration(tools: &[Json], capabilities: &Capabilities) -> String {
             "To call functions, write a JSON list of their names and arguments, and nothing after it:\n{}",
             written.text(&example("function name", "parameter name"))
         ),
+        Written::Named { .. } => format!(
+            "To call functions, write their names and arguments in this form, and nothing after it:\n{}",
+            written.text(&example("function_name", "parameter name"))
+        ),
         Written::Python(..) => format!(
             "To call functions, write them as Python does, with the names of the parameters, and nothing \
              after it:\n{}",

@@ -242,6 +242,15 @@ impl PromptFormat {
             .collect()
     }
 
+    /// What the model's template does for tools, in words.
+    pub fn tool_support(&self) -> &'static str {
+        match &self.chat {
+            Some(chat) if chat.capabilities.prints_calls => "native",
+            Some(chat) if chat.capabilities.declares_tools => "declared by the template",
+            _ => "told by Trunkline",
+        }
+    }
+
     /// The names of the formats of tool calls and of reasoning.
     pub fn format_names(&self) -> (&'static str, &'static str) {
         let reasoning = match self.output.reasoning {
@@ -292,7 +301,8 @@ fn reasoning_of(
     let printed =
         |format: &&&'static ReasoningFormat| in_template(format.open) && in_template(format.close);
     let named = |format: &&&'static ReasoningFormat| {
-        in_template(format.close) || tokenizer.token_to_id(format.close).is_some()
+        let there = in_template(format.close) || tokenizer.token_to_id(format.close).is_some();
+        there && format.close_tells
     };
     let mut formats = reasoning::FORMATS.iter();
     let found = formats

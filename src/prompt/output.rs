@@ -15,7 +15,7 @@ pub struct ParserOptions {
     /// The tools: their parameters' types say what values mean in formats that do not.
     pub declared: DeclaredTools,
     /// Where answers are written in channels: what the prompt already has of the answer.
-    pub(super) begun: String,
+    pub begun: String,
 }
 
 /// How a model writes.

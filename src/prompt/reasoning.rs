@@ -9,6 +9,8 @@ pub(super) struct ReasoningFormat {
     pub(super) name: &'static str,
     pub(super) open: &'static str,
     pub(super) close: &'static str,
+    /// The closing tag is found in no other kind of template.
+    pub(super) close_tells: bool,
 }
 
 /// All of them. The last one is the most general.
@@ -17,41 +19,49 @@ pub(super) const FORMATS: &[&ReasoningFormat] = &[
         name: "mistral",
         open: "[THINK]",
         close: "[/THINK]",
+        close_tells: true,
     },
     &ReasoningFormat {
         name: "cohere",
         open: "<|START_THINKING|>",
         close: "<|END_THINKING|>",
+        close_tells: true,
     },
     &ReasoningFormat {
         name: "gemma4",
         open: "<|channel>thought\n",
         close: "<channel|>",
+        close_tells: true,
     },
     &ReasoningFormat {
         name: "kimi_k3",
         open: "<|open|>think<|sep|>",
         close: "<|close|>think<|sep|>",
+        close_tells: true,
     },
     &ReasoningFormat {
         name: "solar",
         open: "<|think|>",
         close: "<|end|>",
+        close_tells: false,
     },
     &ReasoningFormat {
         name: "seed",
         open: "<seed:think>",
         close: "</seed:think>",
+        close_tells: true,
     },
     &ReasoningFormat {
         name: "granite",
         open: "Here is my thought process:",
         close: "Here is my response:",
+        close_tells: true,
     },
     &ReasoningFormat {
         name: "apriel",
         open: "Here are my reasoning steps:",
         close: "[BEGIN FINAL RESPONSE]",
+        close_tells: true,
     },
     THINK,
 ];
@@ -61,6 +71,7 @@ pub(super) const THINK: &ReasoningFormat = &ReasoningFormat {
     name: "think",
     open: "<think>",
     close: "</think>",
+    close_tells: true,
 };
 
 impl ReasoningFormat {

@@ -9,6 +9,14 @@ pub(in crate::prompt) enum Written {
     Each(&'static str, &'static str),
     /// As a list of such objects between these.
     List(&'static str, &'static str),
+    /// Each with its name and arguments between marks.
+    Named {
+        open: &'static str,
+        before: &'static str,
+        between: &'static str,
+        after: &'static str,
+        close: &'static str,
+    },
     /// As Python, with this between them, between these.
     Python(&'static str, &'static str, &'static str),
 }
@@ -28,6 +36,20 @@ impl Written {
             Written::List(open, close) => {
                 let list: Vec<String> = calls.iter().map(object).collect();
                 format!("{open}[{}]{close}", list.join(", "))
+            }
+            Written::Named {
+                open,
+                before,
+                between,
+                after,
+                close,
+            } => {
+                let each = |(number, (name, arguments)): (usize, &(String, String))| {
+                    let between = between.replace('#', &number.to_string());
+                    format!("{before}{name}{between}{arguments}{after}")
+                };
+                let calls: String = calls.iter().enumerate().map(each).collect();
+                format!("{open}{calls}{close}")
             }
             Written::Python(open, between, close) => {
                 let list: Vec<String> = calls.iter().map(python_call).collect();

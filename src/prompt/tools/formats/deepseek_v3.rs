@@ -4,6 +4,7 @@
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
+use crate::prompt::tools::written::Written;
 
 pub(super) const CALLS_BEGIN: &str = "<｜tool▁calls▁begin｜>";
 pub(super) const CALLS_END: &str = "<｜tool▁calls▁end｜>";
@@ -40,6 +41,13 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
         Mark::new(CALL_BEGIN, CALL),
     ],
     closes: &["```", CALL_END, CALLS_END],
+    written: Some(Written::Named {
+        open: CALLS_BEGIN,
+        before: "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+        between: "\n```json\n",
+        after: "\n```<｜tool▁call▁end｜>",
+        close: CALLS_END,
+    }),
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

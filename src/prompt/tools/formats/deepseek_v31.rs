@@ -4,6 +4,7 @@ use super::deepseek_v3::{CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
+use crate::prompt::tools::written::Written;
 
 const NAME: NameRule = NameRule {
     prefix: "",
@@ -21,6 +22,13 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
         Mark::new(CALL_BEGIN, &[Item::Name(&NAME)]),
     ],
     closes: &[CALL_END, CALLS_END],
+    written: Some(Written::Named {
+        open: CALLS_BEGIN,
+        before: CALL_BEGIN,
+        between: "<｜tool▁sep｜>",
+        after: CALL_END,
+        close: CALLS_END,
+    }),
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

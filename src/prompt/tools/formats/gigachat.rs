@@ -33,7 +33,7 @@ const CASES: &[Case] = &[
         &[("weather", r#"{"city": "Berlin"}"#), ("now", "{}")],
     ),
     Case::new(
-        "a message",
+        "text before, a message",
         "I look.<|message_sep|>\n\nfunction call<|role_sep|>\n{\"name\": \"now\", \"arguments\": {}}<|message_sep|>",
         "I look.",
         &[("now", "{}")],

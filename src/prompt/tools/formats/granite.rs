@@ -14,6 +14,7 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     ],
     again: &[Mark::new(",", OBJECT)],
     closes: &["]", "</tool_call>"],
+    noise: &["<response>", "</response>"],
     hints: &["<|tool_call|>"],
     written: Some(Written::List("<|tool_call|>", "")),
     #[cfg(test)]

@@ -4,6 +4,7 @@
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
+use crate::prompt::tools::written::Written;
 
 const CALL_BEGIN: &str = "<|tool_call_begin|>";
 const NAME: NameRule = NameRule {
@@ -24,6 +25,13 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     closes: &["<|tool_call_end|>", "<|tool_calls_section_end|>"],
     hints: &["<|tool_calls_section_begin|>"],
     end_tokens: &["<|im_end|>"],
+    written: Some(Written::Named {
+        open: "<|tool_calls_section_begin|>",
+        before: "<|tool_call_begin|>functions.",
+        between: ":#<|tool_call_argument_begin|>",
+        after: "<|tool_call_end|>",
+        close: "<|tool_calls_section_end|>",
+    }),
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY
