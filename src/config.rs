@@ -19,6 +19,7 @@ pub use values::{ApiKey, Auto, ByteSize, NamedValue, Origin};
 
 use crate::engine::loader::quantize::Quantize;
 use crate::engine::{AttentionKind, DeviceChoice, KvDtype, MatmulPrecision};
+use crate::prompt::{ReasoningChoice, ToolFormat};
 use crate::telemetry::LogFormat;
 use values::{
     at_least_one, parse_block_size, parse_duration, parse_factor, parse_log_filter, parse_non_empty,
@@ -85,6 +86,25 @@ pub struct Config {
         help_heading = "Model"
     )]
     pub quantize_cache_size: ByteSize,
+
+    /// How tool calls are written: `auto` finds it out from the chat template; else a name of
+    /// docs/tool-formats.md.
+    #[arg(
+        long,
+        default_value = "auto",
+        value_name = "NAME",
+        help_heading = "Model"
+    )]
+    pub tool_format: ToolFormat,
+
+    /// How reasoning is set off: `auto`, `none`, or a name of docs/tool-formats.md.
+    #[arg(
+        long,
+        default_value = "auto",
+        value_name = "NAME",
+        help_heading = "Model"
+    )]
+    pub reasoning_format: ReasoningChoice,
 
     /// Address to listen on. Set an API key before choosing another than the loopback.
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS", help_heading = "Server", value_parser = parse_non_empty)]

@@ -12,8 +12,6 @@ use crate::grammar::Grammar;
 use crate::ids::TokenId;
 use crate::prompt::{ChatInput, ParserOptions, PromptFormat};
 
-/// The markup that begins a tool call in the formats that are parsed.
-const TOOL_CALL_MARK: &str = "<tool_call>";
 /// What makes a token as good as impossible.
 const FORBID: f32 = -100.0;
 
@@ -135,7 +133,7 @@ fn prepare_chat(
     // tools have to go, or markup could show up in the content.
     let must_not_call = chat.tool_rules.choice == ToolChoice::None && !chat.tools.is_empty();
     let forbidden = if must_not_call {
-        single_token(format, TOOL_CALL_MARK)?
+        call_token(format)?
     } else {
         None
     };
@@ -158,15 +156,19 @@ fn prepare_chat(
         prompt,
         max_new_tokens: 0,
         echo: None,
-        parser: Some(ParserOptions::for_prompt(&text, may_call)),
+        parser: Some(format.parser_options(&text, if may_call { &chat.tools } else { &[] })),
         forbidden: forbidden.map(|token| (token, FORBID)),
         grammar: None,
         text: keep_text.then_some(text),
     })
 }
 
-fn single_token(format: &PromptFormat, text: &str) -> Result<Option<TokenId>, ApiError> {
-    match format.encode(text)?.as_slice() {
+/// The one token that begins every tool call in the model's format.
+fn call_token(format: &PromptFormat) -> Result<Option<TokenId>, ApiError> {
+    let [mark] = format.call_marks()[..] else {
+        return Ok(None);
+    };
+    match format.encode(mark)?.as_slice() {
         [token] => Ok(Some(*token)),
         _ => Ok(None),
     }
@@ -323,10 +325,9 @@ mod tests {
         let none = chat(body("none")).unwrap().remove(0);
         assert!(auto.parser.unwrap().tools && auto.forbidden.is_none());
         assert!(!none.parser.unwrap().tools);
-        let mark = format().encode(TOOL_CALL_MARK).unwrap();
-        if let [token] = mark.as_slice() {
+        if let Some(token) = call_token(&format()).unwrap() {
             assert_eq!(none.prompt, auto.prompt);
-            assert_eq!(none.forbidden, Some((*token, FORBID)));
+            assert_eq!(none.forbidden, Some((token, FORBID)));
         } else {
             assert!(!none.text.unwrap().contains("<tools>"));
         }

@@ -1,4 +1,4 @@
-//! Finding out what a template can take, by trying it.
+//! Finding out what a template can take, and how its model writes, by trying it.
 //!
 //! Templates differ in what they expect, and their text does not say it in any one way. What they make of
 //! small conversations does.
@@ -7,12 +7,12 @@ use serde_json::{Map, Value as Json, json};
 
 use super::OutputDelta;
 use super::conversation::{self, SpecialTokens};
-use super::output::{OutputParser, ParserOptions};
+use super::output::{OutputFormat, OutputParser};
 use super::template::ChatTemplate;
-use super::tools::ToolFormat;
+use super::tools::{self, FORMATS, Format};
 
 /// What a template can take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Capabilities {
     /// Prints system messages. If not, they go into the first user message.
     pub(super) system_role: bool,
@@ -22,10 +22,14 @@ pub(super) struct Capabilities {
     pub(super) content_parts: bool,
     /// Wants an empty list where there are no tools. If not, None.
     pub(super) empty_tools: bool,
-    /// Declares tools and writes calls in a form that can be read back.
-    pub(super) native_tools: bool,
+    /// Declares tools.
+    pub(super) declares_tools: bool,
+    /// Writes calls in the form of `tool_format`, which can be read back.
+    pub(super) prints_calls: bool,
+    /// Prints tools' results.
+    pub(super) prints_results: bool,
     /// The form in which it writes calls, or in which the model is told to.
-    pub(super) tool_format: ToolFormat,
+    pub(super) tool_format: &'static Format,
     /// An assistant message that has only calls has content null; else it is empty.
     pub(super) null_content: bool,
     pub(super) arguments: ArgumentsForm,
@@ -45,35 +49,35 @@ const SYSTEM: &str = "probe-system-text";
 const TOOL: &str = "probe_tool";
 const KEY: &str = "probe_key";
 const VALUE: &str = "probe-value";
+const RESULT: &str = "probe-result";
 /// In a form that no serializer writes, so that text that was kept can be told from text made anew.
 const ARGUMENTS: &str = "{\"probe_key\":   \"probe-value\"}";
 
 impl Capabilities {
-    /// Tries the template out.
+    /// Tries the template out. `wanted`: the configured tool format, if it is not to be found out.
     pub(super) fn of(
         template: &ChatTemplate,
         source: &str,
-        bos: Option<&str>,
-        eos: Option<&str>,
+        tokens: SpecialTokens<'_>,
+        wanted: Option<&'static Format>,
     ) -> Self {
         let mut found = Capabilities {
             system_role: true,
             developer_role: source.contains("developer"),
             content_parts: false,
             empty_tools: false,
-            native_tools: false,
-            tool_format: ToolFormat::Tagged,
+            declares_tools: false,
+            prints_calls: false,
+            prints_results: false,
+            tool_format: wanted.unwrap_or(tools::GENERIC),
             null_content: true,
             arguments: ArgumentsForm::Mapping,
         };
-        let probe = Probe {
-            template,
-            tokens: SpecialTokens { bos, eos },
-        };
+        let probe = Probe { template, tokens };
         let user = json!({ "role": "user", "content": TEXT });
         let prints = |found: &Capabilities, messages: &[Json], tools: &[Json], text: &str| {
             probe
-                .render(found, messages, tools)
+                .render(found, messages, tools, true)
                 .is_some_and(|rendered| rendered.contains(text))
         };
         let variants = [(false, false), (true, false), (false, true), (true, true)];
@@ -96,7 +100,11 @@ impl Capabilities {
             "description": "A tool.",
             "parameters": { "type": "object", "properties": { KEY: { "type": "string", "description": "A value." } }, "required": [KEY] },
         }})];
-        let declares = prints(&found, std::slice::from_ref(&user), &tools, TOOL);
+        found.declares_tools = prints(&found, std::slice::from_ref(&user), &tools, TOOL);
+        let formats: &[&'static Format] = match &wanted {
+            Some(format) => std::slice::from_ref(format),
+            None => FORMATS,
+        };
         // In order of preference.
         let forms = [
             (ArgumentsForm::Mapping, true),
@@ -112,7 +120,7 @@ impl Capabilities {
                     ..found
                 };
                 let messages = call_messages(null_content);
-                let Some(rendered) = probe.render(&tried, &messages, &tools) else {
+                let Some(rendered) = probe.render(&tried, &messages, &tools, true) else {
                     continue;
                 };
                 let kept = if verbatim {
@@ -120,32 +128,106 @@ impl Capabilities {
                 } else {
                     rendered.contains(KEY) && rendered.contains(VALUE)
                 };
-                if kept && !rendered.contains("None") {
-                    // What the model would have written, up to the end of the conversation.
-                    let prompt = probe
-                        .render(&tried, std::slice::from_ref(&user), &tools)
-                        .unwrap_or_default();
-                    let written = rendered.strip_prefix(&prompt).unwrap_or_default();
-                    let format = if reads_back(&rendered, ToolFormat::Tagged) {
-                        Some(ToolFormat::Tagged)
-                    } else if reads_back(written, ToolFormat::Bare) {
-                        Some(ToolFormat::Bare)
-                    } else {
-                        None
-                    };
-                    return match format {
-                        Some(tool_format) if declares => Capabilities {
-                            native_tools: true,
-                            tool_format,
-                            ..tried
-                        },
-                        _ => tried,
+                if !kept || rendered.contains("None") {
+                    continue;
+                }
+                // What the model would have written, up to the end of the conversation.
+                let written: Vec<(String, &str)> = [true, false]
+                    .into_iter()
+                    .filter_map(|generate| {
+                        let prompt =
+                            probe.render(&tried, std::slice::from_ref(&user), &tools, generate)?;
+                        let written = rendered.strip_prefix(&prompt)?;
+                        Some((prompt, written))
+                    })
+                    .collect();
+                if let Some(tool_format) = best_reader(formats, &written, &rendered, &tools) {
+                    // Without a declaration by the template the model is told how to call.
+                    let told = !found.declares_tools && tool_format.written.is_none();
+                    return Capabilities {
+                        prints_calls: found.declares_tools,
+                        prints_results: true,
+                        tool_format: if told { tools::GENERIC } else { tool_format },
+                        ..tried
                     };
                 }
             }
         }
+        // It prints no calls, or in a form that is not known.
+        if found.declares_tools {
+            let hinted = |format: &&&'static Format| {
+                format.hints.iter().any(|hint| source.contains(hint)) && format.written.is_some()
+            };
+            if let Some(format) = FORMATS.iter().find(hinted).filter(|_| wanted.is_none()) {
+                found.tool_format = format;
+            } else if wanted.is_none() {
+                // The model would be shown tools without being told how to call them.
+                found.declares_tools = false;
+            }
+            let messages = [
+                user,
+                json!({ "role": "assistant", "content": TEXT }),
+                json!({ "role": "tool", "tool_call_id": "probe0001", "name": TOOL, "content": RESULT }),
+            ];
+            found.prints_results = prints(&found, &messages, &tools, RESULT);
+        } else if found.tool_format.written.is_none() {
+            found.tool_format = tools::GENERIC;
+        }
         found
     }
+}
+
+/// Of the formats that find the probe's call in what was written behind a prompt, the one that leaves the
+/// least of it as text.
+fn best_reader(
+    formats: &[&'static Format],
+    written: &[(String, &str)],
+    rendered: &str,
+    tools: &[Json],
+) -> Option<&'static Format> {
+    let mut best: Option<(usize, &'static Format)> = None;
+    for &format in formats {
+        let behind_prompts = written
+            .iter()
+            .filter_map(|(prompt, written)| text_beside_call(format, prompt, written, tools));
+        // A template may rewrite what precedes the answer; the whole text has it all the same.
+        let left = behind_prompts
+            .min()
+            .or_else(|| text_beside_call(format, "", rendered, tools));
+        if let Some(left) = left
+            && best.is_none_or(|(least, _)| left < least)
+        {
+            best = Some((left, format));
+        }
+    }
+    best.map(|(_, format)| format)
+}
+
+/// How much text there is beside the probe's call, if that is exactly what this format reads.
+fn text_beside_call(
+    format: &'static Format,
+    prompt: &str,
+    written: &str,
+    tools: &[Json],
+) -> Option<usize> {
+    let output_format = OutputFormat {
+        reasoning: None,
+        tools: format,
+    };
+    let mut parser = OutputParser::new(&output_format.options(prompt, tools), output_format);
+    let mut deltas = parser.push(written);
+    deltas.extend(parser.finish());
+    let (mut left, mut found) = (0, String::new());
+    for delta in deltas {
+        match delta {
+            OutputDelta::Content(text) | OutputDelta::Reasoning(text) => left += text.len(),
+            OutputDelta::ToolCallStart { index: 0, name } if name == TOOL => {}
+            OutputDelta::ToolCallStart { .. } => return None,
+            OutputDelta::ToolCallArguments { text, .. } => found.push_str(&text),
+        }
+    }
+    let found: Json = serde_json::from_str(&found).ok()?;
+    (found == json!({ KEY: VALUE })).then_some(left)
 }
 
 /// A conversation with one call.
@@ -160,29 +242,8 @@ fn call_messages(null_content: bool) -> [Json; 3] {
         json!({ "role": "assistant", "content": content, "tool_calls": [
             { "id": "probe0001", "type": "function", "function": { "name": TOOL, "arguments": ARGUMENTS } },
         ]}),
-        json!({ "role": "tool", "tool_call_id": "probe0001", "name": TOOL, "content": "probe-result" }),
+        json!({ "role": "tool", "tool_call_id": "probe0001", "name": TOOL, "content": RESULT }),
     ]
-}
-
-/// The call in a rendered conversation is one that the parser finds.
-fn reads_back(rendered: &str, format: ToolFormat) -> bool {
-    let mut parser = OutputParser::new(
-        &ParserOptions {
-            tools: true,
-            reasoning_open: false,
-        },
-        false,
-        format,
-    );
-    let mut deltas = parser.push(rendered);
-    deltas.extend(parser.finish());
-    let call = deltas.iter().find_map(|delta| match delta {
-        OutputDelta::ToolCallStart { index, name } if name == TOOL => Some(*index),
-        _ => None,
-    });
-    deltas.iter().any(|delta| {
-        matches!(delta, OutputDelta::ToolCallArguments { index, text } if Some(*index) == call && text.contains(VALUE))
-    })
 }
 
 struct Probe<'a> {
@@ -196,12 +257,13 @@ impl Probe<'_> {
         capabilities: &Capabilities,
         messages: &[Json],
         tools: &[Json],
+        generate: bool,
     ) -> Option<String> {
         let context = conversation::context(
             messages,
             tools,
             &Map::new(),
-            true,
+            generate,
             self.tokens,
             capabilities,
         );

@@ -3,16 +3,19 @@
 use minijinja::value::Value;
 use serde_json::{Map, Value as Json};
 
+use super::PromptError;
 use super::capabilities::{ArgumentsForm, Capabilities};
 use super::format::ChatInput;
 use super::template::{ChatTemplate, arguments_value, json_value};
-use super::{PromptError, tools};
+use super::tools::Written;
 
 /// Between the parts of a content that is given in parts.
 const PART_SEPARATOR: &str = "\n";
 /// Marks the end of the last message where that is to be continued. The trailing space tells whether the
 /// template trims.
 const CONTINUE_TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+/// How calls are written for models whose format says nothing else.
+const GENERIC_WRITTEN: Written = Written::Each("<tool_call>", "</tool_call>");
 /// Variables that `chat_template_kwargs` cannot set.
 const RESERVED: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
 
@@ -46,9 +49,12 @@ pub(super) fn render(
     let uses_calls = messages
         .iter()
         .any(|message| role(message) == "tool" || has_calls(message));
-    if !capabilities.native_tools && (!declared.is_empty() || uses_calls) {
-        messages = without_tools(messages, declared);
-        declared = &[];
+    if !capabilities.prints_calls && (!declared.is_empty() || uses_calls) {
+        messages = without_calls(messages, capabilities);
+        if !capabilities.declares_tools && !declared.is_empty() {
+            declare(&mut messages, declared, capabilities);
+            declared = &[];
+        }
     }
     if !capabilities.system_role {
         messages = without_system(messages);
@@ -197,13 +203,14 @@ fn name_tool_results(messages: &mut [Json]) {
     }
 }
 
-/// The conversation for a template that has no tools, or writes calls in a form that cannot be read back:
-/// tools are declared in the system message, calls and results are text.
-fn without_tools(messages: Vec<Json>, tools: &[Json]) -> Vec<Json> {
+/// The conversation for a template that prints no calls, or in a form that cannot be read back: they are
+/// text, and so are results if it prints none.
+fn without_calls(messages: Vec<Json>, capabilities: &Capabilities) -> Vec<Json> {
+    let keeps_results = capabilities.declares_tools && capabilities.prints_results;
     let mut changed: Vec<Json> = Vec::with_capacity(messages.len() + 1);
     let mut after_result = false;
     for mut message in messages {
-        let is_result = role(&message) == "tool";
+        let is_result = role(&message) == "tool" && !keeps_results;
         if is_result {
             let text = format!(
                 "<tool_response>\n{}\n</tool_response>",
@@ -211,7 +218,7 @@ fn without_tools(messages: Vec<Json>, tools: &[Json]) -> Vec<Json> {
             );
             message = serde_json::json!({ "role": "user", "content": text });
         } else if has_calls(&message) {
-            let text = with_calls(&message);
+            let text = with_calls(&message, capabilities);
             if let Some(fields) = message.as_object_mut() {
                 fields.shift_remove("tool_calls");
                 fields.insert("content".to_string(), text.into());
@@ -227,25 +234,27 @@ fn without_tools(messages: Vec<Json>, tools: &[Json]) -> Vec<Json> {
         after_result =
             changed.last().is_some_and(|last| role(last) == "user") && (after_result || is_result);
     }
-    if !tools.is_empty() {
-        let declaration = declaration(tools);
-        match changed.first_mut() {
-            Some(first) if matches!(role(first), "system" | "developer") => {
-                let text = content_text(first.get("content"));
-                let text = if text.is_empty() {
-                    declaration
-                } else {
-                    format!("{text}\n\n{declaration}")
-                };
-                first["content"] = text.into();
-            }
-            _ => changed.insert(
-                0,
-                serde_json::json!({ "role": "system", "content": declaration }),
-            ),
-        }
-    }
     changed
+}
+
+/// Declares tools in the system message, for a template that does not.
+fn declare(messages: &mut Vec<Json>, tools: &[Json], capabilities: &Capabilities) {
+    let declaration = declaration(tools, capabilities);
+    match messages.first_mut() {
+        Some(first) if matches!(role(first), "system" | "developer") => {
+            let text = content_text(first.get("content"));
+            let text = if text.is_empty() {
+                declaration
+            } else {
+                format!("{text}\n\n{declaration}")
+            };
+            first["content"] = text.into();
+        }
+        _ => messages.insert(
+            0,
+            serde_json::json!({ "role": "system", "content": declaration }),
+        ),
+    }
 }
 
 fn joined(first: &Json, separator: &str, second: &Json) -> String {
@@ -253,45 +262,72 @@ fn joined(first: &Json, separator: &str, second: &Json) -> String {
 }
 
 /// An assistant's text and calls as one text.
-fn with_calls(message: &Json) -> String {
+fn with_calls(message: &Json, capabilities: &Capabilities) -> String {
+    let calls = message["tool_calls"].as_array().into_iter().flatten();
+    let calls: Vec<(String, String)> = calls
+        .map(|call| {
+            let function = &call["function"];
+            let arguments = match &function["arguments"] {
+                Json::String(text) if text.trim().is_empty() => "{}".to_string(),
+                Json::String(text) => text.clone(),
+                Json::Null => "{}".to_string(),
+                value => value.to_string(),
+            };
+            let name = function["name"].as_str().unwrap_or_default();
+            (name.to_string(), arguments)
+        })
+        .collect();
     let mut text = content_text(message.get("content"));
-    for call in message["tool_calls"].as_array().into_iter().flatten() {
-        if !text.is_empty() {
-            text.push('\n');
-        }
-        let function = &call["function"];
-        let arguments = match &function["arguments"] {
-            Json::String(text) if text.trim().is_empty() => "{}".to_string(),
-            Json::String(text) => text.clone(),
-            Json::Null => "{}".to_string(),
-            value => value.to_string(),
-        };
-        let (open, close, name) = (tools::OPEN, tools::CLOSE, &function["name"]);
-        text.push_str(&format!(
-            "{open}\n{{\"name\": {name}, \"arguments\": {arguments}}}\n{close}"
-        ));
+    if !text.is_empty() {
+        text.push('\n');
     }
-    text
+    text + &written(capabilities).text(&calls)
+}
+
+/// How calls are written where the template does not do it.
+fn written(capabilities: &Capabilities) -> Written {
+    capabilities.tool_format.written.unwrap_or(GENERIC_WRITTEN)
 }
 
 /// How tools are declared to a model whose template does not do it.
-fn declaration(tools: &[Json]) -> String {
+fn declaration(tools: &[Json], capabilities: &Capabilities) -> String {
     let list: Vec<String> = tools
         .iter()
         .map(|tool| tool.get("function").unwrap_or(tool).to_string())
         .collect();
+    let example = |name: &str, key: &str| {
+        let arguments = serde_json::json!({ key: "value" }).to_string();
+        vec![(name.to_string(), arguments)]
+    };
+    let written = written(capabilities);
+    let how = match written {
+        Written::Each(open, close) => format!(
+            "To call a function, write its name and its arguments as one JSON object between {open} and {close}, \
+             and nothing after it; for several calls write several of these:\n{open}\n\
+             {{\"name\": \"function name\", \"arguments\": {{\"parameter name\": \"value\"}}}}\n{close}"
+        ),
+        Written::List(..) => format!(
+            "To call functions, write a JSON list of their names and arguments, and nothing after it:\n{}",
+            written.text(&example("function name", "parameter name"))
+        ),
+        Written::Named { .. } => format!(
+            "To call functions, write their names and arguments in this form, and nothing after it:\n{}",
+            written.text(&example("function_name", "parameter name"))
+        ),
+        Written::Python(..) => format!(
+            "To call functions, write them as Python does, with the names of the parameters, and nothing \
+             after it:\n{}",
+            written.text(&example("function_name", "parameter_name"))
+        ),
+    };
     format!(
         "# Tools\n\n\
          You can call these functions, each described by a line of JSON:\n\
          <tools>\n{}\n</tools>\n\n\
-         To call a function, write its name and its arguments as one JSON object between {open} and {close}, \
-         and nothing after it; for several calls write several of these:\n\
-         {open}\n{{\"name\": \"function name\", \"arguments\": {{\"parameter name\": \"value\"}}}}\n{close}\n\n\
+         {how}\n\n\
          The results are given to you between <tool_response> and </tool_response>. \
          Where no function is needed, answer in words.",
         list.join("\n"),
-        open = tools::OPEN,
-        close = tools::CLOSE,
     )
 }
 

@@ -65,13 +65,13 @@ struct Window {
 const WINDOW_LIMIT: usize = 64;
 
 impl TokenTexts {
-    /// `keep`: special tokens that are part of the text all the same, because they mark tool calls or
-    /// reasoning.
+    /// `keep`: texts that mark tool calls or reasoning. Special tokens in them are part of the text all the
+    /// same.
     pub(super) fn new(tokenizer: Arc<Tokenizer>, keep: &[&str]) -> Self {
         let hidden = tokenizer
             .get_added_tokens_decoder()
             .iter()
-            .filter(|(_, token)| token.special && !keep.contains(&token.content.as_str()))
+            .filter(|(_, token)| token.special && !is_in(&token.content, keep))
             .map(|(id, _)| *id)
             .collect();
         let scheme = match tokenizer.get_decoder() {
@@ -125,6 +125,11 @@ impl TokenTexts {
         // then there is no text to give.
         self.tokenizer.decode(tokens, false).unwrap_or_default()
     }
+}
+
+/// A token's text is in one of these. (White space and single characters are in too many.)
+fn is_in(token: &str, texts: &[&str]) -> bool {
+    token.trim().len() > 1 && texts.iter().any(|text| text.contains(token))
 }
 
 impl Scheme {

@@ -6,12 +6,13 @@ use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
 use super::capabilities::Capabilities;
-use super::conversation;
+use super::choice::{ReasoningChoice, ReasoningName};
+use super::conversation::{self, SpecialTokens};
 use super::detokenizer::TokenTexts;
-use super::output::{OutputParser, ParserOptions};
+use super::output::{OutputFormat, OutputParser, ParserOptions};
+use super::reasoning::{self, ReasoningFormat};
 use super::template::ChatTemplate;
-use super::tools::ToolFormat;
-use super::{Detokenizer, PromptError, reasoning, tools};
+use super::{Detokenizer, FormatChoice, PromptError, tools};
 use crate::grammar::TokenBytes;
 use crate::ids::TokenId;
 
@@ -51,7 +52,7 @@ pub struct PromptFormat {
     bos_token: Option<String>,
     eos_token: Option<String>,
     add_bos: Option<bool>,
-    thinks: bool,
+    output: OutputFormat,
     /// The model begins its answers with reasoning unless the template says that there is none.
     opens_reasoning: bool,
 }
@@ -68,6 +69,14 @@ impl PromptFormat {
     /// # Errors
     /// [`PromptError::InvalidTemplate`].
     pub fn new(assets: PromptAssets) -> Result<Self, PromptError> {
+        Self::with_formats(assets, FormatChoice::default())
+    }
+
+    /// The same, with formats that the configuration chose.
+    ///
+    /// # Errors
+    /// [`PromptError::InvalidTemplate`].
+    pub fn with_formats(assets: PromptAssets, choice: FormatChoice) -> Result<Self, PromptError> {
         let PromptAssets {
             mut tokenizer,
             chat_template,
@@ -83,12 +92,11 @@ impl PromptFormat {
         let chat = match &chat_template {
             Some(source) => {
                 let template = ChatTemplate::new(source)?;
-                let capabilities = Capabilities::of(
-                    &template,
-                    source,
-                    bos_token.as_deref(),
-                    eos_token.as_deref(),
-                );
+                let special = SpecialTokens {
+                    bos: bos_token.as_deref(),
+                    eos: eos_token.as_deref(),
+                };
+                let capabilities = Capabilities::of(&template, source, special, choice.tools.0);
                 Some(Chat {
                     template,
                     capabilities,
@@ -96,13 +104,22 @@ impl PromptFormat {
             }
             None => None,
         };
-        let in_template = chat_template.is_some_and(|source| {
-            source.contains(reasoning::CLOSE) || source.contains(reasoning::OPEN)
-        });
-        let thinks = in_template || tokenizer.token_to_id(reasoning::CLOSE).is_some();
+        let tool_format = match &chat {
+            Some(chat) => chat.capabilities.tool_format,
+            None => choice.tools.0.unwrap_or(tools::GENERIC),
+        };
+        let reasoning = match choice.reasoning {
+            ReasoningChoice::None => None,
+            ReasoningChoice::Named(ReasoningName(format)) => Some(format),
+            ReasoningChoice::Auto if tool_format.channels => None,
+            ReasoningChoice::Auto => reasoning_of(chat_template.as_deref(), &tokenizer),
+        };
+        let output = OutputFormat {
+            reasoning,
+            tools: tool_format,
+        };
         let tokenizer = Arc::new(tokenizer);
-        let marks = [reasoning::OPEN, reasoning::CLOSE, tools::OPEN, tools::CLOSE];
-        let tokens = Arc::new(TokenTexts::new(Arc::clone(&tokenizer), &marks));
+        let tokens = Arc::new(TokenTexts::new(Arc::clone(&tokenizer), &output.marks()));
         let mut format = PromptFormat {
             tokenizer,
             tokens,
@@ -110,15 +127,16 @@ impl PromptFormat {
             bos_token,
             eos_token,
             add_bos,
-            thinks,
+            output,
             opens_reasoning: false,
         };
-        format.opens_reasoning = thinks && format.leaves_reasoning_to_the_model();
+        format.opens_reasoning =
+            reasoning.is_some_and(|reasoning| format.leaves_reasoning_to_the_model(reasoning));
         Ok(format)
     }
 
     /// Prompts leave open whether reasoning follows, and closing it at once is the way to switch it off.
-    fn leaves_reasoning_to_the_model(&self) -> bool {
+    fn leaves_reasoning_to_the_model(&self, reasoning: &ReasoningFormat) -> bool {
         let end = |template_kwargs: &Map<String, Value>| {
             let messages = [serde_json::json!({"role": "user", "content": "Hello!"})];
             let rendered = self.render(&ChatInput {
@@ -131,19 +149,17 @@ impl PromptFormat {
         };
         let off = Map::from_iter([("enable_thinking".to_owned(), Value::Bool(false))]);
         let default = end(&Map::new());
-        let open = !default.ends_with(reasoning::OPEN) && !default.ends_with(reasoning::CLOSE);
-        open && end(&off).ends_with(reasoning::CLOSE)
+        let open = !reasoning.is_open_in(&default) && !default.ends_with(reasoning.close);
+        open && end(&off).ends_with(reasoning.close)
     }
 
     pub(super) fn opens_reasoning(&self) -> bool {
         self.opens_reasoning
     }
 
-    /// How the model writes calls.
-    pub(super) fn tool_format(&self) -> ToolFormat {
-        self.chat
-            .as_ref()
-            .map_or(ToolFormat::Tagged, |chat| chat.capabilities.tool_format)
+    /// How the model writes.
+    pub(super) fn output_format(&self) -> OutputFormat {
+        self.output
     }
 
     /// Renders a conversation to the text that the model continues.
@@ -153,7 +169,7 @@ impl PromptFormat {
     /// or the template's, not the server's.
     pub fn render(&self, input: &ChatInput<'_>) -> Result<String, PromptError> {
         let chat = self.chat.as_ref().ok_or(PromptError::NoTemplate)?;
-        let tokens = conversation::SpecialTokens {
+        let tokens = SpecialTokens {
             bos: self.bos_token.as_deref(),
             eos: self.eos_token.as_deref(),
         };
@@ -204,7 +220,45 @@ impl PromptFormat {
 
     /// Reads one request's output.
     pub fn output_parser(&self, options: &ParserOptions) -> OutputParser {
-        OutputParser::new(options, self.thinks, self.tool_format())
+        OutputParser::new(options, self.output)
+    }
+
+    /// How to read the output that follows this prompt, if these tools may be called. (None: no calls.)
+    pub fn parser_options(&self, prompt: &str, tools: &[Value]) -> ParserOptions {
+        self.output.options(prompt, tools)
+    }
+
+    /// Any of the texts that begin a tool call in the model's format.
+    pub fn call_marks(&self) -> Vec<&'static str> {
+        self.output.tools.call_marks().collect()
+    }
+
+    /// The tokens that end a turn in the model's format, whatever its other files say.
+    pub fn end_tokens(&self) -> Vec<TokenId> {
+        let tokens = self.output.tools.end_tokens.iter();
+        tokens
+            .filter_map(|token| self.tokenizer.token_to_id(token))
+            .map(TokenId)
+            .collect()
+    }
+
+    /// What the model's template does for tools, in words.
+    pub fn tool_support(&self) -> &'static str {
+        match &self.chat {
+            Some(chat) if chat.capabilities.prints_calls => "native",
+            Some(chat) if chat.capabilities.declares_tools => "declared by the template",
+            _ => "told by Trunkline",
+        }
+    }
+
+    /// The names of the formats of tool calls and of reasoning.
+    pub fn format_names(&self) -> (&'static str, &'static str) {
+        let reasoning = match self.output.reasoning {
+            Some(reasoning) => reasoning.name,
+            None if self.output.tools.channels => self.output.tools.name,
+            None => "none",
+        };
+        (self.output.tools.name, reasoning)
     }
 
     /// For a chat answer: text of its own, as the tokenizer's `decode` gives it.
@@ -233,4 +287,27 @@ impl PromptFormat {
     pub fn has_chat_template(&self) -> bool {
         self.chat.is_some()
     }
+}
+
+/// How a model reasons: as its template prints reasoning or opens it, or as its tokenizer has a token for.
+fn reasoning_of(
+    chat_template: Option<&str>,
+    tokenizer: &Tokenizer,
+) -> Option<&'static ReasoningFormat> {
+    let in_template = |text: &str| {
+        // Templates write newlines as escapes.
+        chat_template.is_some_and(|template| template.contains(text.trim_end()))
+    };
+    let printed =
+        |format: &&&'static ReasoningFormat| in_template(format.open) && in_template(format.close);
+    let named = |format: &&&'static ReasoningFormat| {
+        let there = in_template(format.close) || tokenizer.token_to_id(format.close).is_some();
+        there && format.close_tells
+    };
+    let mut formats = reasoning::FORMATS.iter();
+    let found = formats
+        .clone()
+        .find(printed)
+        .or_else(|| formats.find(named))?;
+    Some(found)
 }

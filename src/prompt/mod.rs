@@ -8,9 +8,11 @@
 //! Nothing here knows tensors, actors or the wire.
 
 mod capabilities;
+mod choice;
 mod conversation;
 mod detokenizer;
 mod format;
+mod harmony;
 mod output;
 mod reasoning;
 mod rules;
@@ -20,19 +22,21 @@ mod template;
 mod tests;
 mod tools;
 
+pub use choice::{FormatChoice, ReasoningChoice, ToolFormat};
 pub use detokenizer::Detokenizer;
 pub use format::{ChatInput, PromptAssets, PromptFormat};
 pub use output::{OutputParser, ParserOptions};
 pub use rules::{AnswerRules, ContentRule, NoRulesForCalls, PromptEnd};
 pub use stop::{StopMatcher, StopOutcome};
 pub use template::ChatTemplate;
+pub use tools::DeclaredTools;
 
 /// A piece of a model's parsed output, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OutputDelta {
     /// Text for the user. Whole characters, no markup.
     Content(String),
-    /// Text between `<think>` and `</think>`.
+    /// Text between `<think>` and `</think>`, or whatever marks it in the model's format.
     Reasoning(String),
     /// A tool call begins; `index` counts from 0.
     ToolCallStart { index: usize, name: String },

@@ -15,7 +15,7 @@ use crate::engine::{
     EngineError, EngineHandle, EngineInfo, EngineOptions, EngineStopped, EngineThread, KvSize,
     MatmulPrecision,
 };
-use crate::prompt::{PromptAssets, PromptError, PromptFormat};
+use crate::prompt::{FormatChoice, PromptAssets, PromptError, PromptFormat};
 
 /// How models are loaded and run; the same for all models of a server.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct LoadOptions {
     pub scheduler: SchedulerOptions,
     pub hub: HubOptions,
     pub quantize: QuantizeOptions,
+    /// How the model's output is read.
+    pub formats: FormatChoice,
 }
 
 impl LoadOptions {
@@ -63,6 +65,10 @@ impl LoadOptions {
                 cache: quantize_cache(config),
                 threads: config.threads.set().unwrap_or(defaults.threads),
                 device: config.device,
+            },
+            formats: FormatChoice {
+                tools: config.tool_format,
+                reasoning: config.reasoning_format,
             },
         }
     }
@@ -118,7 +124,9 @@ pub fn load(
     let files = loader::resolve(&entry.source, &options.hub, &hub::Console::default())?;
     let model = loader::load_quantized(&files, &options.quantize)?;
     // First, because a template that does not compile shows in an instant.
-    let prompt = PromptFormat::new(prompt_assets(&model.text))?;
+    let prompt = PromptFormat::with_formats(prompt_assets(&model.text), options.formats)?;
+    let (tools, reasoning) = prompt.format_names();
+    tracing::info!(tools, reasoning, "formats of the model's output");
     let sampling = model.sampling;
     let outputs = EngineOutputs::new();
     let to_scheduler = outputs.sink();
@@ -135,7 +143,12 @@ pub fn load(
         // The demo model's answers are the same on every machine.
         engine.precision = MatmulPrecision::Exact;
     }
-    let (engine, info) = EngineThread::start(model, engine, sink)?;
+    let (engine, mut info) = EngineThread::start(model, engine, sink)?;
+    for token in prompt.end_tokens() {
+        if !info.end_tokens.contains(&token) {
+            info.end_tokens.push(token);
+        }
+    }
     Ok(StartedModel {
         engine,
         info,

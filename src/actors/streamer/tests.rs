@@ -104,7 +104,7 @@ impl Stage {
             answer.borrow_mut().delta(choice, ChoiceDelta::Role);
             let parser = format.output_parser(&ParserOptions {
                 tools: true,
-                reasoning_open: false,
+                ..ParserOptions::default()
             });
             Streamer::new(Assignment {
                 sequence: SequenceId(100 + choice as u64),

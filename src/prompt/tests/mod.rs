@@ -4,3 +4,4 @@ mod detokenizing;
 mod parsing;
 mod rendering;
 mod rules;
+mod templates;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::detokenizing::{format_of, reference, tokenizer};
 use crate::prompt::{
-    ChatInput, ChatTemplate, OutputDelta, ParserOptions, PromptAssets, PromptError, PromptFormat,
+    ChatInput, ChatTemplate, OutputDelta, PromptAssets, PromptError, PromptFormat,
 };
 
 /// ChatML with tools, calls printed as they are.
@@ -141,7 +141,8 @@ fn turns_of_real_templates_are_prefixes() {
         let format = format(&std::fs::read_to_string(&path).expect("readable"));
         let user = json!({ "role": "user", "content": "Weather?" });
         let prompt = render(&format, json!([user]), weather()).expect("renders");
-        let mut parser = format.output_parser(&ParserOptions::for_prompt(&prompt, true));
+        let mut parser = format
+            .output_parser(&format.parser_options(&prompt, weather().as_array().expect("a list")));
         let (mut name, mut arguments) = (String::new(), String::new());
         for delta in parser.push(written).into_iter().chain(parser.finish()) {
             match delta {
@@ -268,7 +269,8 @@ fn a_call_that_is_the_whole_answer_is_native() {
     let turns = json!([user, { "role": "assistant", "content": null, "tool_calls": [call(json!(WRITTEN))] }]);
     let next = render(&format, turns, weather()).expect("renders");
     assert!(next.starts_with(&(prompt.clone() + &written)), "{next}");
-    let mut parser = format.output_parser(&ParserOptions::for_prompt(&prompt, true));
+    let mut parser = format
+        .output_parser(&format.parser_options(&prompt, weather().as_array().expect("a list")));
     let deltas = parser.push(&written);
     assert_eq!(
         deltas,

@@ -1,72 +1,23 @@
-//! Reading one call: `{"name": …, "arguments": {…}}`, character by character.
+//! Reading one call, character by character, as its format's program says.
 
+use super::declared::DeclaredTools;
+use super::item::{Item, NameRule, Program};
 use super::json::{JsonValue, Step};
+use super::literal::{Dialect, Literal};
+use super::matching::Until;
+use super::object::Object;
+use super::parameters::ParametersReader;
+use super::python::PythonReader;
 use crate::prompt::OutputDelta;
 
-/// Text of a call that is held back while its name is not known, at most, in bytes. A longer one is text.
-const MAX_HELD_CALL: usize = 256 * 1024;
-/// A name or a key, at most, in bytes of JSON.
-const MAX_NAME: usize = 1024;
-
-/// One call being read.
-#[derive(Debug, Clone)]
-pub(super) struct Call {
-    /// All its text (from the opening tag on, where this is the tag's first object), to give it back.
-    raw: String,
-    /// How much of `raw` is the opening tag.
-    opening: usize,
-    /// Only an object that has arguments is a call.
-    needs_arguments: bool,
-    place: Place,
-    name: Option<String>,
-    /// The name is given out.
-    named: bool,
-    arguments: Arguments,
-    /// Text of the arguments that is not given out yet.
-    pending: String,
-}
-
-#[derive(Debug, Clone)]
-enum Place {
-    /// Before the object's brace.
-    Object,
-    /// Before a key or, at first, the closing brace.
-    Key {
-        may_close: bool,
-    },
-    InKey {
-        value: JsonValue,
-        text: String,
-    },
-    Colon {
-        field: Field,
-    },
-    Value {
-        field: Field,
-        value: JsonValue,
-        begun: bool,
-        text: String,
-    },
-    AfterValue,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Field {
-    Name,
-    Arguments,
-    Other,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Arguments {
-    Missing,
-    /// An object: given out as it comes.
-    Streaming,
-    /// A string or null: understood when it is complete.
-    Whole,
-}
+/// Text of a call that is held back while it is not certain to be one, or until a value is complete, at
+/// most, in bytes.
+pub(super) const MAX_HELD: usize = 256 * 1024;
+/// A name or a key, at most, in bytes.
+pub(super) const MAX_NAME: usize = 1024;
 
 /// What a character did to a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     Going,
     Complete,
@@ -74,27 +25,94 @@ pub(super) enum Progress {
     Failed,
 }
 
+/// What is known of a call so far. Readers write into it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CallOutput {
+    pub(super) name: Option<String>,
+    /// It is a call, whatever follows.
+    pub(super) certain: bool,
+    /// JSON text of the arguments that is not given out yet.
+    pub(super) pending: String,
+    /// Arguments have begun.
+    begun: bool,
+    /// The name is given out.
+    named: bool,
+}
+
+impl CallOutput {
+    /// Gives out what is known, once it is certain: first the name, then arguments.
+    fn give_out(&mut self, index: usize, out: &mut impl FnMut(OutputDelta)) {
+        self.begun |= !self.pending.is_empty();
+        let Some(name) = self.name.as_ref().filter(|_| self.certain) else {
+            return;
+        };
+        if !self.named {
+            self.named = true;
+            let name = name.clone();
+            out(OutputDelta::ToolCallStart { index, name });
+        }
+        if !self.pending.is_empty() {
+            let text = std::mem::take(&mut self.pending);
+            out(OutputDelta::ToolCallArguments { index, text });
+        }
+    }
+}
+
+/// One call being read.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    /// All its text until something is given out, from its mark on, to give it back.
+    raw: String,
+    /// How much of `raw` is the mark.
+    opening: usize,
+    declared: DeclaredTools,
+    declared_only: bool,
+    program: Program,
+    reader: Reader,
+    output: CallOutput,
+}
+
+/// The item being read.
+#[derive(Debug, Clone)]
+enum Reader {
+    /// The next item begins.
+    Next,
+    Space,
+    Text(&'static str),
+    Name(&'static NameRule, Until, String),
+    Skip(&'static [(&'static str, Program)], Until, usize),
+    Object(Box<Object>),
+    Arguments(JsonValue, bool),
+    Parameters(Box<ParametersReader>),
+    Python(Box<PythonReader>),
+    Gemma(Box<Literal>, bool),
+}
+
 impl Call {
-    /// A call that begins behind this tag. `needs_arguments`: without them it is no call.
-    pub(super) fn new(opening: &str, needs_arguments: bool) -> Self {
+    /// A call that begins behind this mark.
+    pub(super) fn new(
+        mark: &str,
+        program: Program,
+        declared: DeclaredTools,
+        declared_only: bool,
+    ) -> Self {
         Call {
-            raw: opening.to_string(),
-            opening: opening.len(),
-            needs_arguments,
-            place: Place::Object,
-            name: None,
-            named: false,
-            arguments: Arguments::Missing,
-            pending: String::new(),
+            raw: mark.to_string(),
+            opening: mark.len(),
+            declared,
+            declared_only,
+            program,
+            reader: Reader::Next,
+            output: CallOutput::default(),
         }
     }
 
     /// Something of it is given out, so that it stays a call.
     pub(super) fn is_given_out(&self) -> bool {
-        self.named
+        self.output.named
     }
 
-    /// The tag and the text behind it, of a call that turned out to be none.
+    /// The mark and the text behind it, of a call that turned out to be none.
     pub(super) fn give_back(&self) -> (&str, &str) {
         self.raw.split_at(self.opening)
     }
@@ -107,234 +125,286 @@ impl Call {
         out: &mut impl FnMut(OutputDelta),
     ) -> Progress {
         // Until something is given out the call may have to be given back.
-        if !self.named {
-            if self.raw.len() >= MAX_HELD_CALL {
-                self.raw.push(character);
-                return Progress::Failed;
-            }
+        if !self.output.named {
             self.raw.push(character);
-        }
-        self.advance(character, index, out)
-    }
-
-    fn advance(
-        &mut self,
-        character: char,
-        index: usize,
-        out: &mut impl FnMut(OutputDelta),
-    ) -> Progress {
-        let space = matches!(character, ' ' | '\t' | '\n' | '\r');
-        match &mut self.place {
-            Place::Object | Place::Key { .. } | Place::Colon { .. } | Place::AfterValue
-                if space =>
-            {
-                Progress::Going
-            }
-            Place::Object if character == '{' => self.go(Place::Key { may_close: true }),
-            Place::Key { may_close } => match character {
-                '"' => {
-                    let mut value = JsonValue::new();
-                    value.step(character);
-                    self.go(Place::InKey {
-                        value,
-                        text: "\"".to_string(),
-                    })
-                }
-                '}' if *may_close => self.complete(index, out),
-                _ => Progress::Failed,
-            },
-            Place::InKey { value, text } => {
-                text.push(character);
-                match value.step(character) {
-                    Step::Inside if text.len() <= MAX_NAME => Progress::Going,
-                    Step::Last => {
-                        let field = match serde_json::from_str::<String>(text).as_deref() {
-                            Ok("name") if self.name.is_none() => Field::Name,
-                            Ok("arguments" | "parameters")
-                                if self.arguments == Arguments::Missing =>
-                            {
-                                Field::Arguments
-                            }
-                            _ => Field::Other,
-                        };
-                        self.go(Place::Colon { field })
-                    }
-                    _ => Progress::Failed,
-                }
-            }
-            Place::Colon { field } if character == ':' => {
-                let field = *field;
-                self.go(Place::Value {
-                    field,
-                    value: JsonValue::new(),
-                    begun: false,
-                    text: String::new(),
-                })
-            }
-            Place::Value { .. } => self.in_value(character, index, out),
-            Place::AfterValue => match character {
-                ',' => self.go(Place::Key { may_close: false }),
-                '}' => self.complete(index, out),
-                _ => Progress::Failed,
-            },
-            Place::Object | Place::Colon { .. } => Progress::Failed,
-        }
-    }
-
-    fn go(&mut self, place: Place) -> Progress {
-        self.place = place;
-        Progress::Going
-    }
-
-    fn in_value(
-        &mut self,
-        character: char,
-        index: usize,
-        out: &mut impl FnMut(OutputDelta),
-    ) -> Progress {
-        let Place::Value {
-            field,
-            value,
-            begun,
-            text,
-        } = &mut self.place
-        else {
-            return Progress::Failed;
-        };
-        let field = *field;
-        if !*begun {
-            if matches!(character, ' ' | '\t' | '\n' | '\r') {
-                return Progress::Going;
-            }
-            *begun = true;
-            if field == Field::Arguments {
-                self.arguments = match character {
-                    '{' => Arguments::Streaming,
-                    '"' | 'n' => Arguments::Whole,
-                    _ => return Progress::Failed,
-                };
-            }
-        }
-        let mut written = String::new();
-        let step = if value.in_string() && character < ' ' {
-            // Models write newlines and tabs into strings as they are. JSON wants them escaped.
-            written = escaped_control(character);
-            written
-                .chars()
-                .map(|character| value.step(character))
-                .last()
-                .unwrap_or(Step::Invalid)
-        } else {
-            written.push(character);
-            value.step(character)
-        };
-        match step {
-            Step::Invalid => return Progress::Failed,
-            Step::Inside | Step::Last
-                if field == Field::Arguments && self.arguments == Arguments::Streaming =>
-            {
-                self.pending.push_str(&written);
-            }
-            Step::Inside | Step::Last if field != Field::Other => {
-                let limit = if field == Field::Name {
-                    MAX_NAME
-                } else {
-                    MAX_HELD_CALL
-                };
-                if text.len() >= limit {
-                    return Progress::Failed;
-                }
-                text.push_str(&written);
-            }
-            Step::Inside | Step::Last | Step::Before => {}
-        }
-        if step != Step::Inside {
-            let text = std::mem::take(text);
-            self.place = Place::AfterValue;
-            if !self.take_field(field, &text) {
+            if self.raw.len() > MAX_HELD {
                 return Progress::Failed;
             }
         }
-        self.give_out(index, out);
-        if step == Step::Before {
-            self.advance(character, index, out)
-        } else {
-            Progress::Going
+        let progress = self.advance(character);
+        if progress == Progress::Failed {
+            return progress;
         }
-    }
-
-    /// A field's value is complete; false if it cannot be what the field must be.
-    fn take_field(&mut self, field: Field, text: &str) -> bool {
-        match field {
-            Field::Other => true,
-            Field::Name => match serde_json::from_str::<String>(text) {
-                Ok(name) if !name.is_empty() => {
-                    self.name = Some(name);
-                    true
-                }
-                _ => false,
-            },
-            Field::Arguments if self.arguments == Arguments::Whole => match object_in(text) {
-                Some(object) => {
-                    self.pending = object;
-                    true
-                }
-                None => false,
-            },
-            Field::Arguments => true,
+        if progress == Progress::Complete {
+            if !self.output.begun && self.output.pending.is_empty() {
+                self.output.pending.push_str("{}");
+            }
+            self.output.certain = true;
         }
-    }
-
-    /// Gives out what is known: first the name, then arguments.
-    fn give_out(&mut self, index: usize, out: &mut impl FnMut(OutputDelta)) {
-        let ready = !self.needs_arguments || !self.pending.is_empty();
-        if ready
-            && !self.named
-            && let Some(name) = &self.name
-        {
-            out(OutputDelta::ToolCallStart {
-                index,
-                name: name.clone(),
-            });
-            self.named = true;
+        if self.output.certain && !self.output.named && !self.name_is_fine() {
+            return Progress::Failed;
+        }
+        self.output.give_out(index, out);
+        if self.output.named {
             self.raw = String::new();
         }
-        if self.named && !self.pending.is_empty() {
+        progress
+    }
+
+    fn name_is_fine(&self) -> bool {
+        let name = self.output.name.as_deref();
+        name.is_some_and(|name| !self.declared_only || self.declared.knows(name))
+    }
+
+    fn advance(&mut self, character: char) -> Progress {
+        loop {
+            let progress = match &mut self.reader {
+                Reader::Next => {
+                    let Some((item, rest)) = self.program.split_first() else {
+                        return Progress::Failed;
+                    };
+                    self.program = rest;
+                    if let Item::When(ways) = item {
+                        let way = ways.iter().find(|(first, _)| *first == character);
+                        self.program = way.map_or(rest, |(_, then)| then);
+                    } else {
+                        self.reader = Reader::of(item);
+                    }
+                    continue;
+                }
+                Reader::Space if character.is_whitespace() => Progress::Going,
+                Reader::Space => {
+                    self.reader = Reader::Next;
+                    continue;
+                }
+                Reader::Text(rest) => match rest.strip_prefix(character) {
+                    Some("") => Progress::Complete,
+                    Some(remaining) => {
+                        *rest = remaining;
+                        Progress::Going
+                    }
+                    None => Progress::Failed,
+                },
+                Reader::Name(rule, until, text) => {
+                    let marks: Vec<&str> = rule.ends.iter().map(|(end, _)| *end).collect();
+                    let found = until.step(character, &marks, |character| text.push(character));
+                    if let Some(index) = found {
+                        let Some(name) = name_in(text, rule) else {
+                            return Progress::Failed;
+                        };
+                        self.output.name = Some(name.to_owned());
+                        self.program = rule.ends[index].1;
+                        Progress::Complete
+                    } else if text.len() > MAX_NAME || !may_be_name(text) {
+                        Progress::Failed
+                    } else {
+                        Progress::Going
+                    }
+                }
+                Reader::Skip(ends, until, length) => {
+                    *length += 1;
+                    let marks: Vec<&str> = ends.iter().map(|(end, _)| *end).collect();
+                    match until.step(character, &marks, |_| ()) {
+                        Some(index) => {
+                            self.program = ends[index].1;
+                            Progress::Complete
+                        }
+                        None if *length > MAX_NAME => Progress::Failed,
+                        None => Progress::Going,
+                    }
+                }
+                Reader::Object(object) => object.step(character, &mut self.output),
+                Reader::Arguments(value, begun) => {
+                    arguments(value, begun, character, &mut self.output)
+                }
+                Reader::Parameters(parameters) => {
+                    parameters.step(character, &self.declared, &mut self.output)
+                }
+                Reader::Python(python) => python.step(character, &self.declared, &mut self.output),
+                Reader::Gemma(literal, begun) => {
+                    if !std::mem::replace(begun, true) {
+                        literal.step('{', &mut self.output.pending);
+                    }
+                    self.output.certain = true;
+                    match literal.step(character, &mut self.output.pending) {
+                        Step::Inside => Progress::Going,
+                        Step::Last => Progress::Complete,
+                        Step::Before | Step::Invalid => Progress::Failed,
+                    }
+                }
+            };
+            if progress == Progress::Complete {
+                self.reader = Reader::Next;
+                if !self.program.is_empty() {
+                    return Progress::Going;
+                }
+            }
+            return progress;
+        }
+    }
+}
+
+impl Reader {
+    fn of(item: &'static Item) -> Self {
+        match item {
+            // `When` is decided where it stands.
+            Item::Space | Item::When(_) => Reader::Space,
+            Item::Text(text) => Reader::Text(text),
+            Item::Name(rule) => Reader::Name(rule, Until::default(), String::new()),
+            Item::Skip(ends) => Reader::Skip(ends, Until::default(), 0),
+            Item::Object { needs_arguments } => {
+                Reader::Object(Box::new(Object::new(*needs_arguments)))
+            }
+            Item::Arguments => Reader::Arguments(JsonValue::new(), false),
+            Item::Parameters(parameters) => {
+                Reader::Parameters(Box::new(ParametersReader::new(parameters, false)))
+            }
+            Item::ParametersAtKey(parameters) => {
+                Reader::Parameters(Box::new(ParametersReader::new(parameters, true)))
+            }
+            Item::Python => Reader::Python(Box::default()),
+            Item::Gemma => Reader::Gemma(Box::new(Literal::new(Dialect::Gemma)), false),
+        }
+    }
+}
+
+/// A name so far: no white space but at its borders, no brackets or quotes.
+fn may_be_name(text: &str) -> bool {
+    let outside = |character: char| {
+        character.is_whitespace() || character.is_control() || "<>{}[]\"'`".contains(character)
+    };
+    !text.trim().contains(outside)
+}
+
+/// The function's name in what stands at its place.
+fn name_in<'a>(text: &'a str, rule: &NameRule) -> Option<&'a str> {
+    let text = text.trim();
+    let mut name = text.strip_prefix(rule.prefix).unwrap_or(text);
+    if rule.numbered
+        && let Some((before, number)) = name.rsplit_once(':')
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        name = before;
+    }
+    (!name.is_empty() && may_be_name(name)).then_some(name)
+}
+
+/// The arguments of a call whose name is given out already.
+#[derive(Debug, Clone)]
+pub(in crate::prompt) struct ArgumentsStream {
+    index: usize,
+    value: JsonValue,
+    begun: bool,
+    done: bool,
+    output: CallOutput,
+}
+
+impl ArgumentsStream {
+    /// For the call with this number.
+    pub(in crate::prompt) fn new(index: usize) -> Self {
+        ArgumentsStream {
+            index,
+            value: JsonValue::new(),
+            begun: false,
+            done: false,
+            output: CallOutput::default(),
+        }
+    }
+
+    /// Takes the next character; false if it does not belong to the arguments.
+    pub(in crate::prompt) fn step(
+        &mut self,
+        character: char,
+        out: &mut impl FnMut(OutputDelta),
+    ) -> bool {
+        if self.done {
+            return character.is_whitespace();
+        }
+        match arguments(
+            &mut self.value,
+            &mut self.begun,
+            character,
+            &mut self.output,
+        ) {
+            Progress::Going => {}
+            Progress::Complete => self.done = true,
+            Progress::Failed => return false,
+        }
+        self.give_out(out);
+        true
+    }
+
+    /// Nothing more comes.
+    pub(in crate::prompt) fn end(&mut self, out: &mut impl FnMut(OutputDelta)) {
+        if !self.begun {
+            self.output.pending.push_str("{}");
+            self.give_out(out);
+        }
+    }
+
+    fn give_out(&mut self, out: &mut impl FnMut(OutputDelta)) {
+        if !self.output.pending.is_empty() {
+            let text = std::mem::take(&mut self.output.pending);
             out(OutputDelta::ToolCallArguments {
-                index,
-                text: std::mem::take(&mut self.pending),
+                index: self.index,
+                text,
             });
         }
     }
+}
 
-    fn complete(&mut self, index: usize, out: &mut impl FnMut(OutputDelta)) -> Progress {
-        if !self.named {
-            return Progress::Failed;
+/// Reads the arguments as a JSON object, which is given out as it comes.
+fn arguments(
+    value: &mut JsonValue,
+    begun: &mut bool,
+    character: char,
+    output: &mut CallOutput,
+) -> Progress {
+    if !*begun {
+        match character {
+            _ if character.is_whitespace() => return Progress::Going,
+            '{' => *begun = true,
+            _ => return Progress::Failed,
         }
-        if self.arguments == Arguments::Missing {
-            self.pending.push_str("{}");
-            self.give_out(index, out);
-        }
-        Progress::Complete
+    }
+    output.certain = true;
+    match step_json(value, character, &mut output.pending) {
+        Step::Inside => Progress::Going,
+        Step::Last => Progress::Complete,
+        Step::Before | Step::Invalid => Progress::Failed,
     }
 }
 
-/// The JSON escape of a control character.
-fn escaped_control(character: char) -> String {
+/// Follows a JSON value and writes what belongs to it.
+///
+/// Models write newlines and tabs into strings as they are; JSON wants them escaped.
+pub(super) fn step_json(value: &mut JsonValue, character: char, written: &mut String) -> Step {
+    let length = written.len();
+    if value.in_string() && character < ' ' {
+        push_escaped(character, written);
+        let escaped = written[length..].to_owned();
+        let mut step = Step::Inside;
+        for character in escaped.chars() {
+            step = value.step(character);
+        }
+        return step;
+    }
+    let step = value.step(character);
+    if matches!(step, Step::Inside | Step::Last) {
+        written.push(character);
+    }
+    step
+}
+
+/// Writes a character as it stands in a JSON string.
+pub(super) fn push_escaped(character: char, written: &mut String) {
     match character {
-        '\n' => "\\n".to_string(),
-        '\r' => "\\r".to_string(),
-        '\t' => "\\t".to_string(),
-        _ => format!("\\u{:04x}", u32::from(character)),
-    }
-}
-
-/// The arguments in a value that is not an object: an object written into a string, or none for null.
-fn object_in(value: &str) -> Option<String> {
-    match serde_json::from_str::<Option<String>>(value).ok()? {
-        None => Some("{}".to_string()),
-        Some(text) => serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text)
-            .is_ok()
-            .then_some(text),
+        '"' => written.push_str("\\\""),
+        '\\' => written.push_str("\\\\"),
+        '\n' => written.push_str("\\n"),
+        '\r' => written.push_str("\\r"),
+        '\t' => written.push_str("\\t"),
+        '\0'..='\x1f' => written.push_str(&format!("\\u{:04x}", u32::from(character))),
+        _ => written.push(character),
     }
 }

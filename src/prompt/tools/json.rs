@@ -86,6 +86,11 @@ impl JsonValue {
         }
     }
 
+    /// The value is complete.
+    pub(super) fn is_done(&self) -> bool {
+        self.open.is_empty() && matches!(self.state, State::AfterValue)
+    }
+
     /// The next character is in a string, where control characters must be escaped.
     pub(super) fn in_string(&self) -> bool {
         matches!(

@@ -1,18 +1,33 @@
 //! How model families write tool calls.
+//!
+//! A [`Format`] is a table: which marks begin calls, what a call consists of, and what may follow it. The
+//! [`scanner`] finds the marks in a model's output, a [`call::Call`] reads what is behind one by following
+//! the table's program. To add a format: a file in [`formats`] with its table and its cases, and a line in
+//! [`FORMATS`].
 
 mod call;
 pub(in crate::prompt) mod constraint;
+mod declared;
+mod formats;
+mod item;
 mod json;
-mod parser;
+mod literal;
+mod matching;
+mod object;
+mod parameters;
+mod python;
+mod scanner;
+mod written;
 
-pub(super) use parser::{CLOSE, OPEN, ToolCallParser};
+pub(super) use call::ArgumentsStream;
+pub use declared::DeclaredTools;
+pub(super) use formats::FORMATS;
+#[cfg(test)]
+pub(super) use item::DECLARED;
+pub(super) use item::Format;
+pub(super) use matching::Until;
+pub(super) use scanner::ToolCallParser;
+pub(super) use written::Written;
 
-/// A family's way of writing calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ToolFormat {
-    /// `<tool_call>{"name": …, "arguments": {…}}</tool_call>`: Hermes, Qwen2.5, Qwen3, the demo model; and
-    /// models whose template declares no tools, which are told so.
-    Tagged,
-    /// `{"name": …, "parameters": {…}}` as the whole answer: Llama 3.1 to 3.3.
-    Bare,
-}
+/// The form in which models are told to write calls if their template does not know tools.
+pub(super) const GENERIC: &Format = &formats::hermes::FORMAT;

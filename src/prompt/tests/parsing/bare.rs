@@ -1,15 +1,18 @@
 //! A call that is the whole answer, without tags.
 
-use super::{Parsed, parse_with};
-use crate::prompt::output::{OutputParser, ParserOptions};
-use crate::prompt::tools::ToolFormat;
+use super::{Parsed, format_named, parse_with};
+use crate::prompt::output::{OutputFormat, OutputParser, ParserOptions};
 
 /// A model that writes the object alone.
 #[track_caller]
 fn bare(text: &str, content: &str, calls: &[(&str, &str)]) {
     let options = ParserOptions {
         tools: true,
-        reasoning_open: false,
+        ..ParserOptions::default()
+    };
+    let format = OutputFormat {
+        reasoning: None,
+        tools: format_named("llama3"),
     };
     let expected = Parsed {
         content: content.to_string(),
@@ -21,10 +24,7 @@ fn bare(text: &str, content: &str, calls: &[(&str, &str)]) {
     };
     for cut in (0..=text.len()).filter(|&cut| text.is_char_boundary(cut)) {
         let (first, second) = text.split_at(cut);
-        let parsed = parse_with(
-            OutputParser::new(&options, false, ToolFormat::Bare),
-            [first, second],
-        );
+        let parsed = parse_with(OutputParser::new(&options, format), [first, second]);
         assert_eq!(parsed, expected, "{first:?} + {second:?}");
     }
 }

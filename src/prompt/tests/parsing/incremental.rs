@@ -1,8 +1,7 @@
 //! What is given out when, and what is held back.
 
-use super::{BERLIN, Parsed, collect, parse, parser};
+use super::{BERLIN, PLAIN, Parsed, THINKING, collect, parse, parser};
 use crate::prompt::output::{OutputParser, ParserOptions};
-use crate::prompt::tools::ToolFormat;
 use crate::prompt::{OutputDelta, StopMatcher};
 
 #[test]
@@ -41,9 +40,9 @@ fn names_and_arguments_are_given_out_as_soon_as_they_are_known() {
 #[test]
 fn without_tools_or_reasoning_all_is_content() {
     let text = format!("<think>a</think>{BERLIN}");
-    let mut plain = OutputParser::new(&ParserOptions::default(), false, ToolFormat::Tagged);
+    let mut plain = OutputParser::new(&ParserOptions::default(), PLAIN);
     assert_eq!(plain.push(&text), [OutputDelta::Content(text.clone())]);
-    let mut no_tools = OutputParser::new(&ParserOptions::default(), true, ToolFormat::Tagged);
+    let mut no_tools = OutputParser::new(&ParserOptions::default(), THINKING);
     assert_eq!(
         no_tools.push(&text),
         [
@@ -77,10 +76,9 @@ fn what_is_held_back_is_bounded() {
     let mut parser = OutputParser::new(
         &ParserOptions {
             tools: true,
-            reasoning_open: false,
+            ..ParserOptions::default()
         },
-        false,
-        ToolFormat::Tagged,
+        PLAIN,
     );
     for delta in parser.push(&endless) {
         if let OutputDelta::Content(text) = delta {

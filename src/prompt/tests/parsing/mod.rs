@@ -2,14 +2,16 @@
 //! each.
 
 mod bare;
+mod formats;
 mod incremental;
 mod random;
 mod reasoning;
 mod tagged;
 
 use crate::prompt::OutputDelta;
-use crate::prompt::output::{OutputParser, ParserOptions};
-use crate::prompt::tools::ToolFormat;
+use crate::prompt::output::{OutputFormat, OutputParser, ParserOptions};
+use crate::prompt::reasoning::THINK;
+use crate::prompt::tools::{FORMATS, Format, GENERIC};
 
 /// An output read to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,14 +23,30 @@ struct Parsed {
 }
 
 fn parser(open: bool) -> OutputParser {
-    OutputParser::new(
-        &ParserOptions {
-            tools: true,
-            reasoning_open: open,
-        },
-        true,
-        ToolFormat::Tagged,
-    )
+    let options = ParserOptions {
+        tools: true,
+        reasoning_open: open,
+        ..ParserOptions::default()
+    };
+    OutputParser::new(&options, THINKING)
+}
+
+/// `<think>` and the generic form of calls.
+const THINKING: OutputFormat = OutputFormat {
+    reasoning: Some(THINK),
+    tools: GENERIC,
+};
+/// The generic form of calls alone.
+const PLAIN: OutputFormat = OutputFormat {
+    reasoning: None,
+    tools: GENERIC,
+};
+
+fn format_named(name: &str) -> &'static Format {
+    FORMATS
+        .iter()
+        .find(|format| format.name == name)
+        .expect("a known format")
 }
 
 fn collect(parsed: &mut Parsed, deltas: Vec<OutputDelta>) {
