@@ -11,6 +11,7 @@ use super::detokenizer::TokenTexts;
 use super::output::{OutputParser, ParserOptions};
 use super::template::ChatTemplate;
 use super::tools::ToolFormat;
+use super::tools::constraint::CallForm;
 use super::{Detokenizer, PromptError, reasoning, tools};
 use crate::grammar::TokenBytes;
 use crate::ids::TokenId;
@@ -113,7 +114,7 @@ impl PromptFormat {
             thinks,
             opens_reasoning: false,
         };
-        format.opens_reasoning = thinks && format.leaves_reasoning_to_the_model();
+        format.opens_reasoning = format.leaves_reasoning_to_the_model();
         Ok(format)
     }
 
@@ -131,16 +132,32 @@ impl PromptFormat {
         };
         let off = Map::from_iter([("enable_thinking".to_owned(), Value::Bool(false))]);
         let default = end(&Map::new());
-        let open = !default.ends_with(reasoning::OPEN) && !default.ends_with(reasoning::CLOSE);
-        open && end(&off).ends_with(reasoning::CLOSE)
+        self.reasoning_tags().is_some_and(|(opening, closing)| {
+            let open = !default.ends_with(opening) && !default.ends_with(closing);
+            open && end(&off).ends_with(closing)
+        })
     }
 
+    /// The model reasons of itself at the beginning of an answer.
     pub(super) fn opens_reasoning(&self) -> bool {
         self.opens_reasoning
     }
 
+    /// What opens and closes reasoning; None: the model has none.
+    pub(super) fn reasoning_tags(&self) -> Option<(&'static str, &'static str)> {
+        self.thinks.then_some((reasoning::OPEN, reasoning::CLOSE))
+    }
+
+    /// The rules that the model's calls can be put into; None: there are none for its format.
+    pub(super) fn call_form(&self) -> Option<CallForm> {
+        match self.tool_format() {
+            ToolFormat::Tagged => Some(CallForm::Tagged),
+            ToolFormat::Bare => Some(CallForm::Bare),
+        }
+    }
+
     /// How the model writes calls.
-    pub(super) fn tool_format(&self) -> ToolFormat {
+    fn tool_format(&self) -> ToolFormat {
         self.chat
             .as_ref()
             .map_or(ToolFormat::Tagged, |chat| chat.capabilities.tool_format)

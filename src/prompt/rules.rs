@@ -2,8 +2,7 @@
 
 use super::PromptFormat;
 use super::output::ParserOptions;
-use super::reasoning;
-use super::tools::constraint::{self, CallableTool, Otherwise};
+use super::tools::constraint::{self, CallableTool, Otherwise, literal};
 use crate::grammar::{GrammarPart, GrammarSpec};
 
 /// What an answer may be. At least one of `tools` and `content`.
@@ -68,20 +67,19 @@ impl PromptFormat {
                         arguments: add(arguments),
                     })
                     .collect();
-                constraint::answer(self.tool_format(), &tools, rules.several, &otherwise)
-                    .ok_or(NoRulesForCalls)?
+                let form = self.call_form().ok_or(NoRulesForCalls)?;
+                constraint::answer(form, &tools, rules.several, &otherwise)
             }
         };
-        let close = format!(
-            "reasoning[suffix=\"{}\"]: /(?s:.*)/\nBREAK: /\\n{{1,2}}/\n",
-            reasoning::CLOSE
-        );
-        let start = match prompt {
-            PromptEnd::Answer => "start: answer\n".to_owned(),
-            PromptEnd::InReasoning => format!("start: reasoning BREAK? answer\n{close}"),
-            PromptEnd::BeforeReasoning => format!(
-                "start: (\"{}\" reasoning BREAK?)? answer\n{close}",
-                reasoning::OPEN
+        let start = match (prompt, self.reasoning_tags()) {
+            (PromptEnd::Answer, _) | (_, None) => "start: answer\n".to_owned(),
+            (PromptEnd::InReasoning, Some((_, close))) => {
+                format!("start: reasoning BREAK? answer\n{}", reasoning(close))
+            }
+            (PromptEnd::BeforeReasoning, Some((open, close))) => format!(
+                "start: ({} reasoning BREAK?)? answer\n{}",
+                literal(open),
+                reasoning(close)
             ),
         };
         Ok(GrammarSpec {
@@ -90,16 +88,23 @@ impl PromptFormat {
         })
     }
 
-    /// What the output after a prompt begins with.
+    /// What the output begins with, after a prompt that ends with `tail`.
     pub fn prompt_end(&self, options: &ParserOptions, tail: &str) -> PromptEnd {
-        match () {
-            () if options.reasoning_open => PromptEnd::InReasoning,
-            () if self.opens_reasoning() && !tail.trim_end().ends_with(reasoning::CLOSE) => {
-                PromptEnd::BeforeReasoning
-            }
-            () => PromptEnd::Answer,
+        let closed = |(_, close): (&str, &str)| tail.trim_end().ends_with(close.trim_end());
+        if options.reasoning_open {
+            PromptEnd::InReasoning
+        } else if self.opens_reasoning() && !self.reasoning_tags().is_some_and(closed) {
+            PromptEnd::BeforeReasoning
+        } else {
+            PromptEnd::Answer
         }
     }
+}
+
+/// Rules for reasoning up to its closing tag, and for the line breaks that templates set behind it.
+fn reasoning(close: &str) -> String {
+    let close = literal(close);
+    format!("reasoning[suffix={close}]: /(?s:.*)/\nBREAK: /\\n{{1,2}}/\n")
 }
 
 /// What an output begins with.

@@ -9,8 +9,7 @@ use crate::grammar::{
     Constraint, Grammar, GrammarCompiler, GrammarPart, GrammarSource, GrammarSpec,
 };
 use crate::ids::TokenId;
-use crate::prompt::tools::ToolFormat;
-use crate::prompt::tools::constraint::{self, CallableTool, Otherwise};
+use crate::prompt::tools::constraint::{self, CallForm, CallableTool, Otherwise};
 use crate::prompt::{
     AnswerRules, ContentRule, ParserOptions, PromptAssets, PromptEnd, PromptFormat,
 };
@@ -71,7 +70,7 @@ fn zone() -> GrammarPart {
 
 fn grammar(
     format: &PromptFormat,
-    calls: ToolFormat,
+    calls: CallForm,
     several: bool,
     otherwise: &Otherwise,
 ) -> Arc<Grammar> {
@@ -79,7 +78,7 @@ fn grammar(
         name: name.to_owned(),
         arguments: GrammarSpec::reference(index),
     });
-    let rules = constraint::answer(calls, &tools, several, otherwise).expect("rules");
+    let rules = constraint::answer(calls, &tools, several, otherwise);
     let spec = GrammarSpec {
         root: Some(format!("start: answer\n{rules}")),
         parts: vec![city(), zone(), part(json!({"type": "boolean"}))],
@@ -94,8 +93,8 @@ const ZONE: &str = "<tool_call>\n{\"name\": \"odd \\\"name\\\"\", \"arguments\":
 #[test]
 fn tagged_calls() {
     let format = demo();
-    let one = grammar(&format, ToolFormat::Tagged, false, &Otherwise::Nothing);
-    let several = grammar(&format, ToolFormat::Tagged, true, &Otherwise::Nothing);
+    let one = grammar(&format, CallForm::Tagged, false, &Otherwise::Nothing);
+    let several = grammar(&format, CallForm::Tagged, true, &Otherwise::Nothing);
     let both = format!("{WEATHER}\n{ZONE}");
     assert!(accepts(&format, &one, WEATHER) && accepts(&format, &one, ZONE));
     assert!(accepts(&format, &several, WEATHER) && accepts(&format, &several, &both));
@@ -121,7 +120,7 @@ fn tagged_calls() {
 #[test]
 fn text_beside_tagged_calls() {
     let format = demo();
-    let free = grammar(&format, ToolFormat::Tagged, true, &Otherwise::Text);
+    let free = grammar(&format, CallForm::Tagged, true, &Otherwise::Text);
     for text in [
         "",
         "Hello there.\nHow <b>are</b> you? <tool",
@@ -140,7 +139,7 @@ fn text_beside_tagged_calls() {
         assert!(!accepts(&format, &free, text), "{text}");
     }
     let or_else = Otherwise::Grammar(GrammarSpec::reference(2));
-    let either = grammar(&format, ToolFormat::Tagged, false, &or_else);
+    let either = grammar(&format, CallForm::Tagged, false, &or_else);
     assert!(accepts(&format, &either, "true") && accepts(&format, &either, WEATHER));
     assert!(!accepts(&format, &either, "Hello"));
 }
@@ -149,8 +148,8 @@ fn text_beside_tagged_calls() {
 fn bare_calls() {
     let format = demo();
     let call = r#"{"name": "get_weather", "parameters": {"city": "Berlin"}}"#;
-    let one = grammar(&format, ToolFormat::Bare, true, &Otherwise::Nothing);
-    let free = grammar(&format, ToolFormat::Bare, true, &Otherwise::Text);
+    let one = grammar(&format, CallForm::Bare, true, &Otherwise::Nothing);
+    let free = grammar(&format, CallForm::Bare, true, &Otherwise::Text);
     assert!(accepts(&format, &one, call) && accepts(&format, &free, call));
     assert!(accepts(&format, &free, "Hello {there}") && !accepts(&format, &one, "Hello"));
     for wrong in [

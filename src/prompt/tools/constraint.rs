@@ -5,10 +5,19 @@
 
 use serde_json::Value;
 
-use super::{CLOSE, OPEN, ToolFormat};
+use super::{CLOSE, OPEN};
 
 /// Most calls in one answer that must follow the rules: a model that only repeats itself comes to an end.
 const MOST_CALLS: usize = 16;
+
+/// A way of writing calls that can be put into rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::prompt) enum CallForm {
+    /// `<tool_call>\n{"name": …, "arguments": {…}}\n</tool_call>`, several set off by newlines.
+    Tagged,
+    /// `{"name": …, "parameters": {…}}` as the whole answer.
+    Bare,
+}
 
 /// A tool that may be called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,21 +37,20 @@ pub(in crate::prompt) enum Otherwise {
     Grammar(String),
 }
 
-/// Rules for `answer`: one call of one of `tools`, or several where the format has them and `several` says
-/// so, or what `otherwise` says. None: this format's calls cannot be put into rules.
+/// Rules for `answer`: one call of one of `tools`, or several where the form has them and `several` says
+/// so, or what `otherwise` says.
 pub(in crate::prompt) fn answer(
-    format: ToolFormat,
+    form: CallForm,
     tools: &[CallableTool],
     several: bool,
     otherwise: &Otherwise,
-) -> Option<String> {
-    match format {
-        ToolFormat::Tagged => Some(tagged(tools, several, otherwise)),
-        ToolFormat::Bare => Some(bare(tools, otherwise)),
+) -> String {
+    match form {
+        CallForm::Tagged => tagged(tools, several, otherwise),
+        CallForm::Bare => bare(tools, otherwise),
     }
 }
 
-/// `<tool_call>\n{"name": …, "arguments": …}\n</tool_call>`, calls set off by a newline.
 fn tagged(tools: &[CallableTool], several: bool, otherwise: &Otherwise) -> String {
     let (open, next) = (literal(OPEN), literal(&format!("\n{OPEN}")));
     let more = match several {
@@ -62,7 +70,6 @@ fn tagged(tools: &[CallableTool], several: bool, otherwise: &Otherwise) -> Strin
     answer + &call(tools, "\n", "arguments", &format!("\n{CLOSE}"))
 }
 
-/// `{"name": …, "parameters": …}` as the whole answer.
 fn bare(tools: &[CallableTool], otherwise: &Otherwise) -> String {
     let answer = match otherwise {
         Otherwise::Nothing => "answer: call\n".to_owned(),
@@ -88,6 +95,6 @@ fn call(tools: &[CallableTool], before: &str, arguments: &str, after: &str) -> S
 }
 
 /// A string of Lark.
-fn literal(text: &str) -> String {
+pub(in crate::prompt) fn literal(text: &str) -> String {
     Value::from(text).to_string()
 }
