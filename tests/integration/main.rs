@@ -2,9 +2,12 @@
 
 mod bad_input;
 mod bench;
+mod choices;
 mod disconnect;
 mod lifecycle;
 mod load;
+mod logprobs;
+mod options;
 mod process;
 mod reference_logits;
 mod scenarios;
