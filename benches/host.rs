@@ -12,7 +12,9 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use trunkline::actors::prefix_cache::Namespace;
 use trunkline::actors::prefix_cache::radix_tree::{Inserted, NodeId, RadixTree};
 use trunkline::engine::sampler::{SamplingParameters, SamplingScratch, SequenceSampler};
-use trunkline::http::outbox::{Outbox, Piece, StreamBody};
+use trunkline::http::form::Piece;
+use trunkline::http::openai::{CompletionForm, StreamOptions};
+use trunkline::http::outbox::{Outbox, StreamBody};
 use trunkline::http::wire::{ChoiceDelta, Envelope, Form};
 use trunkline::ids::{BlockId, TokenId};
 
@@ -164,7 +166,10 @@ fn sse(criterion: &mut Criterion) {
         model: "org/some-model".to_owned(),
         fingerprint: "trunkline-0.1.0".to_owned(),
     };
-    let outbox = Outbox::new(envelope);
+    let outbox = Outbox::new(Box::new(CompletionForm {
+        envelope,
+        options: StreamOptions::default(),
+    }));
     let mut body = StreamBody::new(std::rc::Rc::clone(&outbox), None, ());
     let mut context = Context::from_waker(Waker::noop());
     group.bench_function("one token into an event", |bencher| {
@@ -172,6 +177,7 @@ fn sse(criterion: &mut Criterion) {
             outbox.borrow_mut().push(Piece::Delta {
                 choice: 0,
                 delta: ChoiceDelta::Content(black_box(" token").to_owned()),
+                logprobs: Vec::new(),
             });
             match Pin::new(&mut body).poll_next(&mut context) {
                 Poll::Ready(frame) => black_box(frame),

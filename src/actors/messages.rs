@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 
 use super::prefix_cache::BlockCounts;
-use crate::engine::sampler::SamplingParameters;
+use crate::engine::sampler::{SamplingParameters, TokenLogprobs};
 use crate::ids::{SequenceId, TokenId};
 
 /// Everything the scheduler needs to know about a request. The prompt fits the context (the handler checked).
@@ -71,12 +71,35 @@ pub enum CancelCause {
 pub enum GenerationEvent {
     /// Prefill has begun or advanced (one for each chunk); also once when it is complete.
     Prefill(PrefillProgress),
+    /// Log probabilities of the prompt's next tokens, from the second one on, if they were asked for. All
+    /// of them come before the first token of the output.
+    PromptLogprobs(Vec<TokenLogprobs>),
     /// The next tokens of the output, end token excluded.
-    Tokens(Vec<TokenId>),
+    Tokens(Vec<GeneratedToken>),
     /// The output is complete.
     Finished(Finished),
     /// It could not be completed.
     Failed(GenerationFailure),
+}
+
+/// A token of the output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GeneratedToken {
+    pub id: TokenId,
+    /// If they were asked for.
+    pub logprobs: Option<TokenLogprobs>,
+    /// When it came, from the beginning of prefill.
+    pub after: Duration,
+}
+
+impl From<TokenId> for GeneratedToken {
+    fn from(id: TokenId) -> Self {
+        Self {
+            id,
+            logprobs: None,
+            after: Duration::ZERO,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +114,8 @@ pub struct PrefillProgress {
 pub struct Finished {
     pub reason: FinishReason,
     pub usage: TokenUsage,
+    /// When the last token came (an end token, maybe), from the beginning of prefill.
+    pub after: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

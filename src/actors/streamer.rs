@@ -4,6 +4,7 @@
 //! was asked for, and is the one who cancels: when the client has left, or a stop string is found. It
 //! lives on the thread of the connection, so that the answer needs no lock. Its timers end with it.
 
+mod alignment;
 pub mod decoder;
 #[cfg(test)]
 mod tests;
@@ -18,15 +19,16 @@ use actix::WeakAddr;
 use actix::prelude::*;
 
 use super::messages::{
-    Cancel, CancelCause, FinishReason, Finished, GenerationEvent, PrefillProgress, TokenUsage,
+    Cancel, CancelCause, FinishReason, Finished, GeneratedToken, GenerationEvent, PrefillProgress,
+    TokenUsage,
 };
 use crate::http::answer::Answer;
 use crate::http::error::ApiError;
 use crate::http::form::Ending;
-use crate::http::wire::{ChoiceDelta, Progress, ProgressStatus, Usage, WireFinish};
-use crate::ids::{SequenceId, TokenId};
+use crate::http::wire::{ChoiceDelta, Progress, ProgressStatus, Timings, Usage, WireFinish};
+use crate::ids::SequenceId;
 use crate::telemetry::Metrics;
-use decoder::OutputDecoder;
+use decoder::{Decoded, EchoedPrompt, OutputDecoder};
 
 /// How long after the deadline the streamer gives up by itself. The scheduler ends requests at their
 /// deadline; this is for a scheduler that is gone.
@@ -39,6 +41,10 @@ pub struct Assignment {
     pub choice: usize,
     pub prompt_tokens: usize,
     pub decoder: OutputDecoder,
+    /// The prompt, if it is to be told with its log probabilities.
+    pub echo: Option<EchoedPrompt>,
+    /// The output itself is not wanted, only what the prompt led to.
+    pub silent: bool,
     /// The request's answer, shared with the streamers of its other choices.
     pub answer: Rc<RefCell<Answer>>,
     pub scheduler: Recipient<Cancel>,
@@ -57,6 +63,9 @@ pub struct Streamer {
     prefill: PrefillProgress,
     phase: Phase,
     tokens: usize,
+    /// When the first and the last token came, from the beginning of prefill.
+    first_token: Option<Duration>,
+    last_token: Duration,
 }
 
 /// How far the sequence is.
@@ -127,6 +136,8 @@ impl Streamer {
             prefill,
             phase: Phase::Queued,
             tokens: 0,
+            first_token: None,
+            last_token: Duration::ZERO,
         }
     }
 
@@ -175,19 +186,46 @@ impl Streamer {
         }
     }
 
-    fn tokens(&mut self, tokens: Vec<TokenId>, ctx: &mut Context<Self>) {
+    /// The prompt is computed, and so are its log probabilities.
+    fn tell_echo(&mut self) {
+        if let Some(echo) = self.assignment.echo.take() {
+            let (text, logprobs) = echo.finish();
+            let delta = ChoiceDelta::Content(text);
+            let mut answer = self.assignment.answer.borrow_mut();
+            answer.scored_delta(self.assignment.choice, delta, logprobs);
+        }
+    }
+
+    fn tell(&self, decoded: Decoded) {
+        if self.assignment.silent {
+            return;
+        }
+        let mut answer = self.assignment.answer.borrow_mut();
+        let choice = self.assignment.choice;
+        let mut logprobs = decoded.logprobs;
+        if decoded.deltas.is_empty() && !logprobs.is_empty() {
+            // Tokens without text, at the end.
+            answer.scored_delta(choice, ChoiceDelta::Content(String::new()), logprobs);
+            return;
+        }
+        for delta in decoded.deltas {
+            let logprobs = std::mem::take(&mut logprobs);
+            answer.scored_delta(choice, ChoiceDelta::from_output(delta), logprobs);
+        }
+    }
+
+    fn tokens(&mut self, tokens: Vec<GeneratedToken>, ctx: &mut Context<Self>) {
         self.end_prefill();
+        self.tell_echo();
         for token in tokens {
             self.tokens += 1;
-            let decoded = self.assignment.decoder.push(token);
-            {
-                let mut answer = self.assignment.answer.borrow_mut();
-                answer.token(Instant::now());
-                for delta in decoded.deltas {
-                    answer.delta(self.assignment.choice, ChoiceDelta::from_output(delta));
-                }
-            }
-            if decoded.stopped {
+            self.first_token.get_or_insert(token.after);
+            self.last_token = token.after;
+            self.assignment.answer.borrow_mut().token(Instant::now());
+            let decoded = self.assignment.decoder.push(&token);
+            let stopped = decoded.stopped;
+            self.tell(decoded);
+            if stopped {
                 self.cancel(CancelCause::StopString);
                 let finish = match self.assignment.decoder.is_cut() {
                     true => WireFinish::ToolCalls,
@@ -202,13 +240,10 @@ impl Streamer {
 
     fn finished(&mut self, finished: Finished) {
         self.end_prefill();
-        let deltas = self.assignment.decoder.finish();
-        {
-            let mut answer = self.assignment.answer.borrow_mut();
-            for delta in deltas {
-                answer.delta(self.assignment.choice, ChoiceDelta::from_output(delta));
-            }
-        }
+        self.tell_echo();
+        let decoded = self.assignment.decoder.finish();
+        self.tell(decoded);
+        self.last_token = finished.after;
         let finish = match finished.reason {
             FinishReason::Length => WireFinish::Length,
             FinishReason::Stop if self.assignment.decoder.tool_calls() > 0 => WireFinish::ToolCalls,
@@ -217,20 +252,37 @@ impl Streamer {
         self.finish(finish, finished.usage);
     }
 
-    fn finish(&mut self, finish: WireFinish, tokens: TokenUsage) {
-        let usage = Usage {
-            tokens,
-            reasoning_tokens: self.assignment.decoder.reasoning_tokens(),
-        };
+    fn finish(&mut self, finish: WireFinish, mut tokens: TokenUsage) {
+        let mut reasoning_tokens = self.assignment.decoder.reasoning_tokens();
+        let mut finish = finish;
+        if self.assignment.silent {
+            // What was sampled to compute the prompt is none of the answer.
+            (tokens.completion_tokens, reasoning_tokens) = (0, 0);
+            finish = WireFinish::Length;
+        }
         let ending = Ending {
             finish,
             stop_string: self.assignment.decoder.stop_string().map(str::to_owned),
-            usage,
+            usage: Usage {
+                tokens,
+                reasoning_tokens,
+            },
+            timings: self.timings(&tokens),
         };
-        self.assignment
-            .answer
-            .borrow_mut()
-            .finish(self.assignment.choice, ending);
+        let mut answer = self.assignment.answer.borrow_mut();
+        answer.finish(self.assignment.choice, ending);
+    }
+
+    fn timings(&self, tokens: &TokenUsage) -> Timings {
+        // An output may end with its first token, which is not told then.
+        let first_token = self.first_token.unwrap_or(self.last_token);
+        Timings {
+            cached_tokens: tokens.cached_tokens,
+            prompt_tokens: tokens.prompt_tokens.saturating_sub(tokens.cached_tokens),
+            prompt_time: first_token,
+            predicted_tokens: tokens.completion_tokens,
+            predicted_time: self.last_token.saturating_sub(first_token),
+        }
     }
 
     fn fail(&mut self, error: ApiError) {
@@ -290,6 +342,11 @@ impl Handler<GenerationEvent> for Streamer {
     fn handle(&mut self, event: GenerationEvent, ctx: &mut Self::Context) {
         match event {
             GenerationEvent::Prefill(progress) => self.prefill(progress),
+            GenerationEvent::PromptLogprobs(logprobs) => {
+                if let Some(echo) = &mut self.assignment.echo {
+                    echo.take(&logprobs);
+                }
+            }
             GenerationEvent::Tokens(tokens) => self.tokens(tokens, ctx),
             GenerationEvent::Finished(finished) => {
                 self.finished(finished);
@@ -318,13 +375,8 @@ impl Handler<Interrupt> for Streamer {
 
     fn handle(&mut self, _: Interrupt, ctx: &mut Self::Context) {
         self.cancel(CancelCause::Requested);
-        let deltas = self.assignment.decoder.finish();
-        {
-            let mut answer = self.assignment.answer.borrow_mut();
-            for delta in deltas {
-                answer.delta(self.assignment.choice, ChoiceDelta::from_output(delta));
-            }
-        }
+        let decoded = self.assignment.decoder.finish();
+        self.tell(decoded);
         self.finish(WireFinish::Cancelled, self.usage());
         ctx.stop();
     }

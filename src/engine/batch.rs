@@ -16,8 +16,8 @@ pub struct Span {
     pub start: usize,
     /// The sequence's block table, as a range of [`RaggedBatch::tables`]. Covers `start + rows` positions.
     pub table: Range<usize>,
-    /// Whether the last row's logits are wanted.
-    pub sample: bool,
+    /// How many of its last rows' logits are wanted.
+    pub wanted: usize,
 }
 
 /// All rows of a forward pass. Reused between steps, so that nothing is allocated anew.
@@ -48,11 +48,11 @@ impl RaggedBatch {
     }
 
     /// The rows whose logits are wanted, in order.
-    pub fn sampled_rows(&self) -> impl Iterator<Item = usize> + '_ {
-        self.spans
-            .iter()
-            .filter(|span| span.sample)
-            .map(|span| span.first_row + span.rows - 1)
+    pub fn wanted_rows(&self) -> impl Iterator<Item = usize> + '_ {
+        self.spans.iter().flat_map(|span| {
+            let end = span.first_row + span.rows;
+            end - span.wanted..end
+        })
     }
 
     /// The block table of `span`.
@@ -60,14 +60,15 @@ impl RaggedBatch {
         &self.tables[span.table.clone()]
     }
 
-    /// Adds the rows of one sequence. `table` covers `start + tokens.len()` positions (the engine checked).
+    /// Adds the rows of one sequence, the logits of whose last `wanted` rows are wanted. `table` covers
+    /// `start + tokens.len()` positions, and there are as many rows (the engine checked).
     pub fn push(
         &mut self,
         tokens: impl ExactSizeIterator<Item = u32>,
         start: usize,
         table: &[BlockId],
         block_size: usize,
-        sample: bool,
+        wanted: usize,
     ) {
         let first_row = self.tokens.len();
         let rows = tokens.len();
@@ -87,26 +88,28 @@ impl RaggedBatch {
             rows,
             start,
             table: first_block..first_block + blocks,
-            sample,
+            wanted,
         });
     }
 
-    /// Fills `self` with the sampled rows of `full` alone, each a span of one row.
-    pub fn keep_sampled(&mut self, full: &RaggedBatch) {
+    /// Fills `self` with the rows of `full` whose logits are wanted.
+    pub fn keep_wanted(&mut self, full: &RaggedBatch) {
         self.clear();
         self.tables.extend_from_slice(&full.tables);
-        for span in full.spans.iter().filter(|span| span.sample) {
-            let row = span.first_row + span.rows - 1;
+        for span in full.spans.iter().filter(|span| span.wanted > 0) {
+            let skipped = span.rows - span.wanted;
             self.spans.push(Span {
                 first_row: self.tokens.len(),
-                rows: 1,
-                start: span.start + span.rows - 1,
+                rows: span.wanted,
+                start: span.start + skipped,
                 table: span.table.clone(),
-                sample: true,
+                wanted: span.wanted,
             });
-            self.tokens.push(full.tokens[row]);
-            self.positions.push(full.positions[row]);
-            self.slots.push(full.slots[row]);
+            let rows = span.first_row + skipped..span.first_row + span.rows;
+            self.tokens.extend_from_slice(&full.tokens[rows.clone()]);
+            self.positions
+                .extend_from_slice(&full.positions[rows.clone()]);
+            self.slots.extend_from_slice(&full.slots[rows]);
         }
     }
 }
@@ -119,8 +122,8 @@ mod tests {
     fn rows_get_positions_slots_and_tables() {
         let table = [BlockId(5), BlockId(2), BlockId(9)];
         let mut batch = RaggedBatch::default();
-        batch.push([7, 8, 9].into_iter(), 3, &table, 4, true);
-        batch.push([1].into_iter(), 0, &[BlockId(3)], 4, false);
+        batch.push([7, 8, 9].into_iter(), 3, &table, 4, 1);
+        batch.push([1].into_iter(), 0, &[BlockId(3)], 4, 0);
         assert_eq!(batch.positions, [3, 4, 5, 0]);
         let slot = |block, slot| KvSlot {
             block: BlockId(block),
@@ -132,13 +135,29 @@ mod tests {
         );
         assert_eq!(batch.table(&batch.spans[0]), [BlockId(5), BlockId(2)]);
         assert_eq!(batch.table(&batch.spans[1]), [BlockId(3)]);
-        assert_eq!(batch.sampled_rows().collect::<Vec<_>>(), [2]);
+        assert_eq!(batch.wanted_rows().collect::<Vec<_>>(), [2]);
 
         let mut last = RaggedBatch::default();
-        last.keep_sampled(&batch);
+        last.keep_wanted(&batch);
         assert_eq!((last.rows(), last.tokens[0], last.positions[0]), (1, 9, 5));
         assert_eq!(last.slots, [slot(2, 1)]);
         assert_eq!(last.table(&last.spans[0]), [BlockId(5), BlockId(2)]);
         assert_eq!(last.spans[0].start, 5);
+    }
+
+    #[test]
+    fn several_rows_of_a_span_can_be_wanted() {
+        let table = [BlockId(5), BlockId(2)];
+        let mut batch = RaggedBatch::default();
+        batch.push([1].into_iter(), 0, &[BlockId(3)], 4, 0);
+        batch.push([7, 8, 9].into_iter(), 3, &table, 4, 2);
+        assert_eq!(batch.wanted_rows().collect::<Vec<_>>(), [2, 3]);
+        let mut wanted = RaggedBatch::default();
+        wanted.keep_wanted(&batch);
+        assert_eq!(wanted.tokens, [8, 9]);
+        assert_eq!(wanted.positions, [4, 5]);
+        let span = &wanted.spans[0];
+        assert_eq!((span.first_row, span.rows, span.start), (0, 2, 4));
+        assert_eq!(wanted.wanted_rows().collect::<Vec<_>>(), [0, 1]);
     }
 }

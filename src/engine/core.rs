@@ -2,8 +2,9 @@
 //! [`super::thread`] gives it one of its own.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::batch::RaggedBatch;
@@ -15,7 +16,7 @@ use super::executor::portable::PortableExecutor;
 use super::loader::{ModelConfig, Weights};
 use super::models;
 use super::options::{AttentionKind, DeviceChoice, EngineOptions, KvDtype};
-use super::sampler::{SamplingScratch, SequenceSampler};
+use super::sampler::{SamplingScratch, SequenceSampler, TokenLogprobs};
 use super::step::{
     AdmittedSequence, BlockCopy, EndReason, RowInput, SampledToken, SequenceRows, StepOutput,
     StepPlan, StepStatistics, StopRule,
@@ -46,6 +47,10 @@ pub struct EngineInfo {
 /// What the engine remembers of a sequence.
 struct SequenceState {
     sampler: SequenceSampler,
+    /// The prompt whose tokens' log probabilities are to be told; empty if none are.
+    scoring: Arc<[TokenId]>,
+    /// How many of its rows were told: each predicts the next of its tokens.
+    scored: usize,
     stop: StopRule,
     /// Blocks in the order of positions.
     blocks: Vec<BlockId>,
@@ -58,7 +63,14 @@ struct SequenceState {
 
 impl SequenceState {
     fn new(admitted: AdmittedSequence) -> Self {
+        let scoring = if admitted.sampling.scores_prompt() {
+            Arc::clone(&admitted.prompt)
+        } else {
+            Arc::default()
+        };
         Self {
+            scoring,
+            scored: 0,
             sampler: SequenceSampler::new(admitted.sampling, &admitted.prompt),
             stop: admitted.stop,
             blocks: Vec::new(),
@@ -69,6 +81,29 @@ impl SequenceState {
     }
 }
 
+/// A span of the batch.
+#[derive(Clone, Copy)]
+struct Member {
+    sequence: SequenceId,
+    /// Its last row is sampled.
+    sample: bool,
+}
+
+/// What a row's logits are for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    /// The next token of the output.
+    Sample,
+    /// How likely this next token of the prompt was.
+    Score(TokenId),
+}
+
+/// What came of a row.
+enum Verdict {
+    Sampled(TokenId, Option<TokenLogprobs>),
+    Scored(TokenLogprobs),
+}
+
 /// Weights, KV blocks and sequences.
 pub struct Engine {
     executor: Box<dyn Executor>,
@@ -76,8 +111,8 @@ pub struct Engine {
     sequences: HashMap<SequenceId, SequenceState>,
     // Reused between steps.
     batch: RaggedBatch,
-    /// The sequence of each span of `batch`.
-    members: Vec<SequenceId>,
+    /// Whose each span of `batch` is.
+    members: Vec<Member>,
     /// The blocks that the batch writes: two rows must never write the same place.
     written: HashSet<BlockId>,
     logits: Vec<f32>,
@@ -161,7 +196,7 @@ impl Engine {
             0,
             &[BlockId(0)],
             self.info.block_size,
-            true,
+            1,
         );
         self.executor.forward(&self.batch, &mut self.logits)?;
         self.batch.clear();
@@ -170,7 +205,7 @@ impl Engine {
             0,
             &[BlockId(0)],
             self.info.block_size,
-            true,
+            1,
         );
         self.executor.forward(&self.batch, &mut self.logits)
     }
@@ -258,7 +293,11 @@ impl Engine {
         if state.ended {
             return Ok(());
         }
-        if self.members.contains(&rows.sequence) {
+        if self
+            .members
+            .iter()
+            .any(|member| member.sequence == rows.sequence)
+        {
             return Err("the plan has two entries for the sequence".to_owned());
         }
         for &block in &rows.new_blocks {
@@ -313,6 +352,7 @@ impl Engine {
                 token.0, self.info.vocabulary
             ));
         }
+        let to_score = state.to_score(&(start..end))?;
         let block_size = self.info.block_size;
         for &block in &state.blocks[start / block_size..end.div_ceil(block_size)] {
             if !self.written.insert(block) {
@@ -323,9 +363,17 @@ impl Engine {
             }
         }
         let tokens = tokens.iter().map(|token| token.0);
+        let wanted = if to_score.is_empty() {
+            usize::from(sample)
+        } else {
+            end - to_score.start
+        };
         self.batch
-            .push(tokens, start, &state.blocks, self.info.block_size, sample);
-        self.members.push(rows.sequence);
+            .push(tokens, start, &state.blocks, self.info.block_size, wanted);
+        self.members.push(Member {
+            sequence: rows.sequence,
+            sample,
+        });
         state.next_position = end;
         Ok(())
     }
@@ -334,7 +382,7 @@ impl Engine {
     fn forward(&mut self, output: &mut StepOutput) {
         let result =
             guarded(|| self.executor.forward(&self.batch, &mut self.logits)).and_then(|()| {
-                let expected = self.batch.sampled_rows().count() * self.info.vocabulary;
+                let expected = self.batch.wanted_rows().count() * self.info.vocabulary;
                 if self.logits.len() == expected {
                     return Ok(());
                 }
@@ -344,57 +392,99 @@ impl Engine {
                 ))
             });
         if let Err(reason) = result {
-            for sequence in std::mem::take(&mut self.members) {
-                self.fail(sequence, reason.clone(), output);
+            for member in std::mem::take(&mut self.members) {
+                self.fail(member.sequence, reason.clone(), output);
             }
             self.batch.clear();
         }
     }
 
-    /// Samples the rows that want it, and applies the stop rules.
+    /// Samples and scores the rows that want it, and applies the stop rules.
     fn sample(&mut self, output: &mut StepOutput, observe: &mut impl FnMut(SequenceId, &[f32])) {
-        let spans = self.batch.spans.iter().zip(&self.members);
-        let sampled: Vec<SequenceId> = spans
-            .filter(|(span, _)| span.sample)
-            .map(|(_, &sequence)| sequence)
-            .collect();
+        let purposes = self.purposes();
         let rows = self.logits.chunks_exact(self.info.vocabulary);
-        for (&sequence, logits) in sampled.iter().zip(rows) {
-            observe(sequence, logits);
+        for (&(sequence, purpose), logits) in purposes.iter().zip(rows) {
+            if let Some(Purpose::Sample) = purpose {
+                observe(sequence, logits);
+            }
         }
-        for (sequence, choice) in sampled.iter().zip(self.choose(&sampled)) {
-            match (choice, self.sequences.get_mut(sequence)) {
-                (Ok(token), Some(state)) => output.sampled.push(state.accept(*sequence, token)),
-                (Ok(_), None) => {}
-                (Err(reason), _) => self.fail(*sequence, reason, output),
+        for (&(sequence, _), verdict) in purposes.iter().zip(self.judge(&purposes)) {
+            // An earlier row of the sequence may have failed.
+            let state = self.sequences.get_mut(&sequence);
+            let Some(state) = state.filter(|state| !state.ended) else {
+                continue;
+            };
+            match verdict {
+                Ok(Some(Verdict::Sampled(token, logprobs))) => {
+                    output.sampled.push(state.accept(sequence, token, logprobs));
+                }
+                Ok(Some(Verdict::Scored(logprobs))) => {
+                    state.scored += 1;
+                    match output.scored.last_mut() {
+                        Some((same, scored)) if *same == sequence => scored.push(logprobs),
+                        _ => output.scored.push((sequence, vec![logprobs])),
+                    }
+                }
+                Ok(None) => {}
+                Err(reason) => self.fail(sequence, reason, output),
             }
         }
     }
 
-    /// The next token of each sequence, from the rows of logits in order; on all threads if that pays.
-    fn choose(&mut self, sequences: &[SequenceId]) -> Vec<Result<TokenId, String>> {
+    /// Whose each row of the logits is, and what for.
+    fn purposes(&self) -> Vec<(SequenceId, Option<Purpose>)> {
+        let mut purposes = Vec::new();
+        for (span, member) in self.batch.spans.iter().zip(&self.members) {
+            let end = span.start + span.rows;
+            let state = self.sequences.get(&member.sequence);
+            for position in end - span.wanted..end {
+                let next = state.and_then(|state| state.scoring.get(position + 1));
+                let purpose = if member.sample && position + 1 == end {
+                    Some(Purpose::Sample)
+                } else {
+                    next.map(|token| Purpose::Score(*token))
+                };
+                purposes.push((member.sequence, purpose));
+            }
+        }
+        purposes
+    }
+
+    /// The verdict on each row of logits, in order; on all threads if that pays.
+    fn judge(
+        &mut self,
+        purposes: &[(SequenceId, Option<Purpose>)],
+    ) -> Vec<Result<Option<Verdict>, String>> {
         const SMALL: usize = 1 << 16;
         let vocabulary = self.info.vocabulary;
-        let mut choices = vec![Err("it was not sampled".to_owned()); sequences.len()];
-        let states: Vec<_> = sequences.iter().map(|id| self.sequences.get(id)).collect();
-        let choose = |row: usize, scratch: &mut SamplingScratch, choice: &mut Result<_, String>| {
-            if let Some(state) = states[row] {
-                let logits = &self.logits[row * vocabulary..][..vocabulary];
-                let token = state.sampler.choose(logits, scratch);
-                *choice = token.map_err(|error| error.to_string());
+        let mut verdicts: Vec<_> = purposes
+            .iter()
+            .map(|_| Err("it was not sampled".to_owned()))
+            .collect();
+        let samplers: Vec<_> = purposes
+            .iter()
+            .map(|(id, _)| self.sequences.get(id).map(|state| &state.sampler))
+            .collect();
+        let judge = |row: usize, scratch: &mut SamplingScratch, verdict: &mut Result<_, String>| {
+            let logits = &self.logits[row * vocabulary..][..vocabulary];
+            if let Some(sampler) = samplers[row] {
+                let found = purposes[row]
+                    .1
+                    .map(|purpose| purpose.judge(sampler, logits, scratch));
+                *verdict = found.transpose().map(Option::flatten);
             }
         };
         match self.executor.pool() {
-            Some(pool) if sequences.len() > 1 && sequences.len() * vocabulary >= SMALL => {
+            Some(pool) if purposes.len() > 1 && purposes.len() * vocabulary >= SMALL => {
                 let scratches: Vec<_> = (0..pool.threads())
                     .map(|_| Mutex::new(SamplingScratch::default()))
                     .collect();
-                let slots: Vec<_> = choices.iter_mut().map(Mutex::new).collect();
-                let result = pool.run(sequences.len(), |thread, row| {
+                let slots: Vec<_> = verdicts.iter_mut().map(Mutex::new).collect();
+                let result = pool.run(purposes.len(), |thread, row| {
                     // Each thread has its own scratch and each row its own slot: no lock is contended.
                     let lock = (scratches[thread].lock(), slots[row].lock());
-                    if let (Ok(mut scratch), Ok(mut choice)) = lock {
-                        choose(row, &mut scratch, &mut choice);
+                    if let (Ok(mut scratch), Ok(mut verdict)) = lock {
+                        judge(row, &mut scratch, &mut verdict);
                     }
                 });
                 if let Err(error) = result {
@@ -402,12 +492,12 @@ impl Engine {
                 }
             }
             _ => {
-                for (row, choice) in choices.iter_mut().enumerate() {
-                    choose(row, &mut self.scratch, choice);
+                for (row, verdict) in verdicts.iter_mut().enumerate() {
+                    judge(row, &mut self.scratch, verdict);
                 }
             }
         }
-        choices
+        verdicts
     }
 
     fn fail(&mut self, sequence: SequenceId, reason: String, output: &mut StepOutput) {
@@ -419,9 +509,46 @@ impl Engine {
     }
 }
 
+impl Purpose {
+    fn judge(
+        self,
+        sampler: &SequenceSampler,
+        logits: &[f32],
+        scratch: &mut SamplingScratch,
+    ) -> Result<Option<Verdict>, String> {
+        let token = match self {
+            Purpose::Sample => sampler.choose(logits, scratch),
+            Purpose::Score(token) => Ok(token),
+        };
+        let scored = token.and_then(|token| Ok((token, sampler.score(logits, token, scratch)?)));
+        let (token, logprobs) = scored.map_err(|error| error.to_string())?;
+        Ok(match self {
+            Purpose::Sample => Some(Verdict::Sampled(token, logprobs)),
+            Purpose::Score(_) => logprobs.map(Verdict::Scored),
+        })
+    }
+}
+
 impl SequenceState {
+    /// Those of the rows at these positions whose next token is of the prompt and still to be scored.
+    fn to_score(&self, rows: &Range<usize>) -> Result<Range<usize>, String> {
+        let end = rows.end.min(self.scoring.len().saturating_sub(1));
+        if self.scored < end && rows.start > self.scored {
+            return Err(format!(
+                "the plan skips the prompt's row {}, whose logits are wanted",
+                self.scored
+            ));
+        }
+        Ok(self.scored.max(rows.start)..end)
+    }
+
     /// Takes a sampled token, which may end the sequence.
-    fn accept(&mut self, sequence: SequenceId, token: TokenId) -> SampledToken {
+    fn accept(
+        &mut self,
+        sequence: SequenceId,
+        token: TokenId,
+        logprobs: Option<TokenLogprobs>,
+    ) -> SampledToken {
         self.sampler.observe(token);
         self.last_token = Some(token);
         let end = if self.stop.end_tokens.contains(&token) || self.sampler.ends_grammar(token) {
@@ -435,6 +562,7 @@ impl SequenceState {
         SampledToken {
             sequence,
             token,
+            logprobs,
             end,
         }
     }

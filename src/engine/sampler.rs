@@ -6,9 +6,13 @@
 //! allows. Nothing here depends on other
 //! sequences, and the random number of output token *i* is a function of the seed and *i* alone.
 
+mod logprobs;
+
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+
+pub use logprobs::TokenLogprobs;
 
 use crate::grammar::{Constraint, Grammar};
 use crate::ids::TokenId;
@@ -37,6 +41,12 @@ pub struct SamplingParameters {
     pub seed: u64,
     /// Sample only what this grammar allows.
     pub grammar: Option<Arc<Grammar>>,
+    /// Report each sampled token's log probability, and those of this many most likely tokens.
+    /// They are the model's own: of the logits before everything above.
+    pub logprobs: Option<usize>,
+    /// Report them for the tokens of the prompt, too, from the second on (nothing predicts the first).
+    /// Has no effect without `logprobs`.
+    pub prompt_logprobs: bool,
 }
 
 impl Default for SamplingParameters {
@@ -52,11 +62,18 @@ impl Default for SamplingParameters {
             logit_bias: BTreeMap::new(),
             seed: 0,
             grammar: None,
+            logprobs: None,
+            prompt_logprobs: false,
         }
     }
 }
 
 impl SamplingParameters {
+    /// Whether the logits of all prompt positions are needed.
+    pub fn scores_prompt(&self) -> bool {
+        self.prompt_logprobs && self.logprobs.is_some()
+    }
+
     fn counts_output(&self) -> bool {
         self.repetition_penalty != 1.0
             || self.frequency_penalty != 0.0
@@ -147,6 +164,22 @@ impl SequenceSampler {
         self.constraint
             .as_ref()
             .is_some_and(|constraint| constraint.is_end(token))
+    }
+
+    /// The log probabilities of `token` and of the most likely ones in a row of logits, if they are asked for.
+    ///
+    /// # Errors
+    /// [`SampleError`] where the logits are no distribution.
+    pub fn score(
+        &self,
+        logits: &[f32],
+        token: TokenId,
+        scratch: &mut SamplingScratch,
+    ) -> Result<Option<TokenLogprobs>, SampleError> {
+        let Some(top) = self.parameters.logprobs else {
+            return Ok(None);
+        };
+        logprobs::of(logits, token, top, &mut scratch.candidates).map(Some)
     }
 
     /// Records the sampled token.

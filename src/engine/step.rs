@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::sampler::SamplingParameters;
+use super::sampler::{SamplingParameters, TokenLogprobs};
 use crate::ids::{BlockId, SequenceId, TokenId};
 
 /// What one forward pass does. Fields are applied in the order they stand here.
@@ -67,7 +67,8 @@ pub struct SequenceRows {
 #[derive(Debug, Clone)]
 pub enum RowInput {
     /// Known tokens at the absolute positions `start..start + tokens.len()`. Positions below `start` are
-    /// in the block table already. With `sample`, the last row's logits are sampled.
+    /// in the block table already. With `sample`, the last row's logits are sampled. (A sequence with
+    /// `prompt_logprobs` needs the logits of its other prompt rows, too: the engine knows which.)
     Prefill {
         tokens: Vec<TokenId>,
         start: usize,
@@ -83,15 +84,20 @@ pub struct StepOutput {
     pub number: u64,
     /// At most one a sequence; sequences that did not sample in this step are absent.
     pub sampled: Vec<SampledToken>,
+    /// What the prompt rows of sequences that ask for it predicted: for each row whose next token is of
+    /// the prompt that token's log probabilities, in order. Over a sequence's life each row is told once.
+    pub scored: Vec<(SequenceId, Vec<TokenLogprobs>)>,
     /// Sequences whose rows could not be computed, and why. Other sequences are unharmed.
     pub failed: Vec<(SequenceId, String)>,
     pub statistics: StepStatistics,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SampledToken {
     pub sequence: SequenceId,
     pub token: TokenId,
+    /// Only for sequences that ask for it.
+    pub logprobs: Option<TokenLogprobs>,
     /// Set when this token ended the sequence by its [`StopRule`].
     pub end: Option<EndReason>,
 }

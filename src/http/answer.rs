@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::form::{Ending, Piece, Summary, WholeChoice, WireForm};
 use super::outbox::Outbox;
 use super::record::{Outcome, RequestRecord};
-use super::wire::{ChoiceDelta, ChoiceText, Progress, Usage, WireFinish};
+use super::wire::{ChoiceDelta, ChoiceText, Progress, Timings, TokenLogprob, Usage, WireFinish};
 use crate::actors::messages::TokenUsage;
 use crate::actors::streamer::{Abandon, Interrupter, Streamer};
 
@@ -25,6 +25,35 @@ pub enum Delivery {
     },
 }
 
+/// Which sequences an answer is made of. Sequences and choices are numbered prompt by prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    pub prompts: usize,
+    /// Choices told of each prompt.
+    pub n: usize,
+    /// Sequences generated of each prompt, at least `n`; if more, then those are told whose tokens are the
+    /// likeliest on average.
+    pub best_of: usize,
+    /// Log probabilities are told (they may also come only to choose the best).
+    pub logprobs: bool,
+}
+
+impl Shape {
+    /// So many choices of one prompt.
+    pub const fn choices(n: usize) -> Self {
+        Self {
+            prompts: 1,
+            n,
+            best_of: n,
+            logprobs: false,
+        }
+    }
+
+    fn sequences(self) -> usize {
+        self.prompts * self.best_of
+    }
+}
+
 /// See the module's text.
 pub struct Answer {
     record: RequestRecord,
@@ -32,6 +61,7 @@ pub struct Answer {
     delivery: Option<Delivery>,
     /// Texts of streams are kept, too, to be logged.
     log_content: bool,
+    shape: Shape,
     choices: Vec<Choice>,
     streamers: Vec<WeakAddr<Streamer>>,
 }
@@ -47,15 +77,16 @@ impl Answer {
     pub fn new(
         record: RequestRecord,
         delivery: Delivery,
-        choices: usize,
+        shape: Shape,
         log_content: bool,
     ) -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
             record,
             delivery: Some(delivery),
             log_content,
+            shape,
             choices: std::iter::repeat_with(Choice::default)
-                .take(choices)
+                .take(shape.sequences())
                 .collect(),
             streamers: Vec::new(),
         }))
@@ -79,14 +110,27 @@ impl Answer {
 
     /// The next piece of a choice's output.
     pub fn delta(&mut self, choice: usize, delta: ChoiceDelta) {
+        self.scored_delta(choice, delta, Vec::new());
+    }
+
+    /// The same with the log probabilities of its tokens.
+    pub fn scored_delta(&mut self, choice: usize, delta: ChoiceDelta, logprobs: Vec<TokenLogprob>) {
         match &self.delivery {
             Some(Delivery::Stream(outbox)) => {
                 if self.log_content {
                     self.choices[choice].text.push(delta.clone());
                 }
-                outbox.borrow_mut().push(Piece::Delta { choice, delta });
+                outbox.borrow_mut().push(Piece::Delta {
+                    choice,
+                    delta,
+                    logprobs,
+                });
             }
-            Some(Delivery::Whole { .. }) => self.choices[choice].text.push(delta),
+            Some(Delivery::Whole { .. }) => {
+                let text = &mut self.choices[choice].text;
+                text.push(delta);
+                text.logprobs.extend(logprobs);
+            }
             None => {}
         }
     }
@@ -112,20 +156,38 @@ impl Answer {
 
     fn complete(&mut self) {
         let mut usage = Usage::default();
+        let mut timings = Timings::default();
         let mut outcome = Outcome::Stop;
         let mut choices = Vec::with_capacity(self.choices.len());
-        for Choice { text, ending } in std::mem::take(&mut self.choices) {
-            let Some(ending) = ending else {
+        let sequences = std::mem::take(&mut self.choices).into_iter().enumerate();
+        for (sequence, Choice { text, ending }) in sequences {
+            let Some(mut ending) = ending else {
                 continue;
             };
+            // A prompt counts once, with what was cached before the request.
+            let same_prompt = sequence % self.shape.best_of > 0;
+            if same_prompt {
+                ending.usage.tokens.prompt_tokens = 0;
+                ending.usage.tokens.cached_tokens = 0;
+            }
             usage.add(ending.usage);
-            match ending.finish {
+            timings.add(ending.timings, same_prompt);
+            choices.push(WholeChoice { text, ending });
+        }
+        if self.shape.best_of > self.shape.n {
+            choices = self.best(choices);
+        }
+        for choice in &mut choices {
+            match choice.ending.finish {
                 WireFinish::Stop => {}
                 WireFinish::Length => outcome = Outcome::Length,
                 WireFinish::ToolCalls => outcome = Outcome::ToolCalls,
                 WireFinish::Cancelled => outcome = Outcome::Cancelled,
             }
-            choices.push(WholeChoice { text, ending });
+            if !self.shape.logprobs {
+                // They were only for choosing.
+                choice.text.logprobs.clear();
+            }
         }
         if self.log_content {
             let request_id = self.record.request_id();
@@ -135,6 +197,7 @@ impl Answer {
         }
         let summary = Summary {
             usage,
+            timings,
             timing: self.record.timing(),
         };
         match self.delivery.take() {
@@ -146,6 +209,23 @@ impl Answer {
             None => return,
         }
         self.record.complete(outcome, usage.tokens);
+    }
+
+    /// Of each prompt's sequences those whose tokens are the likeliest on average, the best first.
+    fn best(&self, sequences: Vec<WholeChoice>) -> Vec<WholeChoice> {
+        let mut choices = Vec::with_capacity(self.shape.prompts * self.shape.n);
+        let mut rest = sequences.into_iter();
+        for _ in 0..self.shape.prompts {
+            let mut of_prompt: Vec<_> = rest.by_ref().take(self.shape.best_of).collect();
+            // Stable: of equals, the first.
+            of_prompt.sort_by(|a, b| {
+                let mean = |choice: &WholeChoice| choice.text.mean_logprob();
+                mean(b).total_cmp(&mean(a))
+            });
+            of_prompt.truncate(self.shape.n);
+            choices.extend(of_prompt);
+        }
+        choices
     }
 
     /// A choice has failed, and with it the answer.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::error::ApiError;
-use super::wire::{ChoiceDelta, ChoiceText, Progress, Usage, WireFinish};
+use super::wire::{ChoiceDelta, ChoiceText, Progress, Timings, TokenLogprob, Usage, WireFinish};
 use crate::actors::streamer::Interrupter;
 
 /// How one API tells an answer. It lives as long as somebody waits for the answer.
@@ -38,6 +38,8 @@ pub enum Piece {
     Delta {
         choice: usize,
         delta: ChoiceDelta,
+        /// Of the tokens whose text it completes, if they are asked for.
+        logprobs: Vec<TokenLogprob>,
     },
     /// Prefill has begun or advanced.
     Progress(Progress),
@@ -56,15 +58,27 @@ impl Piece {
     pub fn merge(&mut self, next: Piece) -> Option<Piece> {
         match (self, next) {
             (
-                Piece::Delta { choice, delta },
+                Piece::Delta {
+                    choice,
+                    delta,
+                    logprobs,
+                },
                 Piece::Delta {
                     choice: same,
                     delta: more,
+                    logprobs: more_logprobs,
                 },
-            ) if *choice == same => delta.merge(more).map(|delta| Piece::Delta {
-                choice: same,
-                delta,
-            }),
+            ) if *choice == same => match delta.merge(more) {
+                None => {
+                    logprobs.extend(more_logprobs);
+                    None
+                }
+                Some(delta) => Some(Piece::Delta {
+                    choice: same,
+                    delta,
+                    logprobs: more_logprobs,
+                }),
+            },
             (Piece::Progress(old), Piece::Progress(new)) if old.status == new.status => {
                 *old = new;
                 None
@@ -81,6 +95,7 @@ pub struct Ending {
     /// The stop string that ended it, if one did.
     pub stop_string: Option<String>,
     pub usage: Usage,
+    pub timings: Timings,
 }
 
 /// A choice as a whole.
@@ -94,6 +109,7 @@ pub struct WholeChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Summary {
     pub usage: Usage,
+    pub timings: Timings,
     pub timing: Timing,
 }
 

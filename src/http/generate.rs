@@ -11,7 +11,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::answer::{Answer, Delivery};
+use super::answer::{Answer, Delivery, Shape};
 use super::body::read_body;
 use super::constrain::constrain;
 use super::context::{Arrival, Context as Shared, connection};
@@ -28,7 +28,7 @@ use super::request::parse_json;
 use super::wire::{ChoiceDelta, Form};
 use crate::actors::messages::{self, Submit};
 use crate::actors::model_manager::{Acquire, ModelLease};
-use crate::actors::streamer::decoder::OutputDecoder;
+use crate::actors::streamer::decoder::{EchoedPrompt, OutputDecoder};
 use crate::actors::streamer::{Assignment, Presence, Streamer};
 use crate::ids::SequenceId;
 use crate::prompt::StopMatcher;
@@ -78,6 +78,7 @@ fn openai(request: GenerationRequest) -> Translated {
     let options = StreamOptions {
         include_usage: options.include_usage,
         progress_chunks: options.stream && options.return_progress,
+        timings: options.timings,
         ..StreamOptions::default()
     };
     Translated {
@@ -278,7 +279,13 @@ async fn generate(
         deadline: record.arrived() + shared.options.request_timeout,
         wants_progress: opening.progress_events || options.stream && options.return_progress,
     };
-    let (stream, sequences) = (options.stream, job.sequences.len());
+    let stream = options.stream;
+    let shape = Shape {
+        prompts: job.sequences.len(),
+        n: options.choices.n,
+        best_of: options.choices.best_of,
+        logprobs: options.logprobs.is_some(),
+    };
     let form = (form)(opening);
     let log_content = shared.options.log_content;
     let refuse = |answer: &RefCell<Answer>, error: ApiError| {
@@ -291,7 +298,7 @@ async fn generate(
         let content_type = form.content_type();
         let outbox = Outbox::new(form);
         let delivery = Delivery::Stream(Rc::clone(&outbox));
-        let answer = Answer::new(record, delivery, sequences, log_content);
+        let answer = Answer::new(record, delivery, shape, log_content);
         let presence = match start(job, &answer, &setting, shared).await {
             Ok(presence) => presence,
             Err(error) => return refuse(&answer, error),
@@ -305,7 +312,7 @@ async fn generate(
     } else {
         let (reply, receiver) = oneshot::channel();
         let delivery = Delivery::Whole { form, reply };
-        let answer = Answer::new(record, delivery, sequences, log_content);
+        let answer = Answer::new(record, delivery, shape, log_content);
         let presence = match start(job, &answer, &setting, shared).await {
             Ok(presence) => presence,
             Err(error) => return refuse(&answer, error),
@@ -338,24 +345,38 @@ async fn start(
     let options = job.request.options();
     let seed: u64 = options.sampling.seed.unwrap_or_else(rand::random);
     let form = job.request.form();
-    let mut requests = Vec::with_capacity(job.sequences.len());
-    let mut streamers = Vec::with_capacity(job.sequences.len());
-    for (choice, prepared) in job.sequences.into_iter().enumerate() {
-        {
-            let mut answer = answer.borrow_mut();
-            if form == Form::Chat {
-                answer.delta(choice, ChoiceDelta::Role);
-            }
-            if let Some(echo) = prepared.echo {
-                answer.delta(choice, ChoiceDelta::Content(echo));
-            }
-        }
+    let mut requests = Vec::with_capacity(job.sequences.len() * options.choices.best_of);
+    let mut streamers = Vec::with_capacity(requests.capacity());
+    // Sequences of one prompt follow each other: the first computes it, the others wait for its blocks.
+    let sequences = job.sequences.iter();
+    let sequences =
+        sequences.flat_map(|prepared| std::iter::repeat_n(prepared, options.choices.best_of));
+    for (choice, prepared) in sequences.enumerate() {
         let format = &job.lease.prompt;
+        if form == Form::Chat {
+            let mut answer = answer.borrow_mut();
+            answer.delta(choice, ChoiceDelta::Role);
+        }
+        // Without log probabilities the prompt can be told at once.
+        let echo = match &prepared.echo {
+            Some(text) if options.logprobs.is_some() => {
+                let detokenizer = format.detokenizer();
+                let tokens = prepared.prompt.to_vec();
+                Some(EchoedPrompt::new(text.clone(), tokens, detokenizer))
+            }
+            Some(text) => {
+                let mut answer = answer.borrow_mut();
+                answer.delta(choice, ChoiceDelta::Content(text.clone()));
+                None
+            }
+            None => None,
+        };
+        let echoed = prepared.echo.as_deref().unwrap_or_default();
         let decoder = OutputDecoder::new(
-            if form == Form::Chat {
-                format.detokenizer()
-            } else {
+            if prepared.continues_text {
                 format.continuing_detokenizer()
+            } else {
+                format.detokenizer()
             },
             StopMatcher::new(&options.stop),
             prepared
@@ -364,15 +385,29 @@ async fn start(
                 .map(|options| format.output_parser(options)),
             prepared
                 .parser
+                .as_ref()
                 .is_some_and(|options| options.reasoning_open),
         )
         .with_single_call(job.request.single_call());
+        let mut sampling = options
+            .sampling
+            .resolve(&job.lease.sampling, seed.wrapping_add(choice as u64));
+        if let Some((token, bias)) = prepared.forbidden {
+            sampling.logit_bias.entry(token).or_insert(bias);
+        }
+        sampling.grammar = prepared.grammar.clone();
+        // To choose the best, log probabilities are needed though none are told.
+        let to_choose = (options.choices.best_of > options.choices.n).then_some(0);
+        sampling.logprobs = options.logprobs.or(to_choose);
+        sampling.prompt_logprobs = echo.is_some();
         let sequence = SequenceId::next();
         let streamer = Streamer::new(Assignment {
             sequence,
             choice,
             prompt_tokens: prepared.prompt.len(),
-            decoder,
+            decoder: decoder.behind(echoed.chars().count()),
+            echo,
+            silent: prepared.silent,
             answer: Rc::clone(answer),
             scheduler: job.lease.scheduler.clone().recipient(),
             // One prompt's progress is told; with several, the first one's.
@@ -383,17 +418,10 @@ async fn start(
             lease: Rc::clone(&job.lease) as Rc<dyn std::any::Any>,
         })
         .start();
-        let mut sampling = options
-            .sampling
-            .resolve(&job.lease.sampling, seed.wrapping_add(choice as u64));
-        if let Some((token, bias)) = prepared.forbidden {
-            sampling.logit_bias.entry(token).or_insert(bias);
-        }
-        sampling.grammar = prepared.grammar;
         requests.push(messages::GenerationRequest {
             sequence,
             request_id: Arc::clone(&setting.request_id),
-            prompt: prepared.prompt,
+            prompt: Arc::clone(&prepared.prompt),
             sampling,
             max_new_tokens: prepared.max_new_tokens,
             ignore_eos: options.ignore_eos,

@@ -21,6 +21,8 @@ pub struct StreamOptions {
     pub progress_events: bool,
     /// `prompt_progress` on chunks.
     pub progress_chunks: bool,
+    /// How long it took, on the final chunk and on the whole answer.
+    pub timings: bool,
 }
 
 /// `chat.completion` and `text_completion` objects, whole and as chunks.
@@ -54,7 +56,11 @@ impl WireForm for CompletionForm {
     fn encode(&mut self, piece: Piece) -> Bytes {
         let envelope = &self.envelope;
         match piece {
-            Piece::Delta { choice, delta } => data_event(&envelope.delta_chunk(choice, &delta)),
+            Piece::Delta {
+                choice,
+                delta,
+                logprobs,
+            } => data_event(&envelope.delta_chunk(choice, &delta, &logprobs)),
             Piece::Progress(progress) => {
                 let mut frames = String::new();
                 if self.options.progress_events {
@@ -67,7 +73,8 @@ impl WireForm for CompletionForm {
             }
             Piece::Finish { choice, ending } => {
                 let usage = self.options.usage_on_final_chunk.then_some(ending.usage);
-                data_event(&envelope.finish_chunk(choice, ending.finish, usage))
+                let timings = self.options.timings.then_some(ending.timings);
+                data_event(&envelope.finish_chunk(choice, ending.finish, usage, timings))
             }
             Piece::Done(summary) => {
                 let mut frames = String::new();
@@ -82,6 +89,7 @@ impl WireForm for CompletionForm {
     }
 
     fn whole(&mut self, choices: Vec<WholeChoice>, summary: Summary) -> Value {
-        self.envelope.whole(&choices, summary.usage)
+        let timings = self.options.timings.then_some(summary.timings);
+        self.envelope.whole(&choices, summary.usage, timings)
     }
 }

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
     use crate::http::form::Summary;
     use crate::http::openai::{CompletionForm, StreamOptions};
-    use crate::http::wire::{ChoiceDelta, Envelope, Form, Progress};
+    use crate::http::wire::{ChoiceDelta, Envelope, Form, Progress, TokenLogprob};
 
     fn form() -> Box<CompletionForm> {
         Box::new(CompletionForm {
@@ -147,6 +147,7 @@ mod tests {
         Piece::Delta {
             choice: 0,
             delta: ChoiceDelta::Content(text.into()),
+            logprobs: Vec::new(),
         }
     }
 
@@ -187,6 +188,37 @@ mod tests {
         assert_eq!(outbox.borrow().pieces.len(), 1);
         let frame = take(&mut body).await.unwrap();
         assert!(frame.contains(&"x".repeat(10_000)));
+    }
+
+    #[test]
+    fn log_probabilities_stay_with_their_text() {
+        let scored = |text: &str| {
+            let token = TokenLogprob {
+                bytes: text.into(),
+                logprob: Some(-1.0),
+                top: Vec::new(),
+                offset: 0,
+                echoed: false,
+            };
+            let delta = ChoiceDelta::Content(text.into());
+            Piece::Delta {
+                choice: 0,
+                delta,
+                logprobs: vec![token],
+            }
+        };
+        let mut first = scored("a");
+        assert_eq!(first.merge(scored("b")), None);
+        let Piece::Delta { logprobs, .. } = first.clone() else {
+            panic!("{first:?} is a delta");
+        };
+        assert_eq!(logprobs.len(), 2);
+        let mut role = Piece::Delta {
+            choice: 0,
+            delta: ChoiceDelta::Role,
+            logprobs: Vec::new(),
+        };
+        assert_eq!(role.merge(first.clone()), Some(first));
     }
 
     #[actix_web::test]

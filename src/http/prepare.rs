@@ -61,6 +61,10 @@ pub struct PreparedSequence {
     pub max_new_tokens: usize,
     /// What the answer begins with (`echo`).
     pub echo: Option<String>,
+    /// The output goes on with the prompt's text, so that a leading space is part of it.
+    pub continues_text: bool,
+    /// Nothing is to be generated: only the prompt is told. (One token is sampled all the same.)
+    pub silent: bool,
     /// How to read the output; None for text completions.
     pub parser: Option<ParserOptions>,
     /// Token that must not be sampled.
@@ -118,7 +122,7 @@ fn fit(request: &GenerationRequest, prompt: usize, limit: usize) -> Result<usize
             requested,
             parameter: request.prompt_field().to_owned(),
         }),
-        Some(room) => Ok(requested.unwrap_or(room).min(room)),
+        Some(room) => Ok(requested.unwrap_or(room).min(room).max(1)),
     }
 }
 
@@ -146,7 +150,7 @@ fn prepare_chat(
         messages: &chat.messages,
         tools,
         template_kwargs: &chat.template_arguments,
-        continue_final_message: false,
+        continue_final_message: chat.continue_final_message,
     })?;
     let prompt: Arc<[TokenId]> = format.encode(&text)?.into();
     if prompt.is_empty() {
@@ -156,6 +160,8 @@ fn prepare_chat(
         prompt,
         max_new_tokens: 0,
         echo: None,
+        continues_text: chat.continue_final_message,
+        silent: false,
         parser: Some(format.parser_options(&text, if may_call { &chat.tools } else { &[] })),
         forbidden: forbidden.map(|token| (token, FORBID)),
         grammar: None,
@@ -216,6 +222,8 @@ fn prepare_text(
             prompt: tokens.into(),
             max_new_tokens: 0,
             echo: request.echo.then(text),
+            continues_text: true,
+            silent: request.silent,
             parser: None,
             forbidden: None,
             grammar: None,

@@ -1,7 +1,13 @@
 //! The JSON of answers: OpenAI's objects, whole and as stream chunks.
 
+mod logprobs;
+mod timings;
+
 use serde::Serialize;
 use serde_json::{Value, json};
+
+pub use logprobs::{TokenLogprob, logprobs_json};
+pub use timings::Timings;
 
 use super::form::WholeChoice;
 use crate::actors::messages::{PrefillProgress, TokenUsage};
@@ -179,6 +185,8 @@ pub struct ChoiceText {
     pub content: String,
     pub reasoning: String,
     pub tool_calls: Vec<ToolCallText>,
+    /// Of all tokens of the output, if they are asked for.
+    pub logprobs: Vec<TokenLogprob>,
 }
 
 /// A whole tool call.
@@ -191,6 +199,18 @@ pub struct ToolCallText {
 }
 
 impl ChoiceText {
+    /// The mean log probability of its sampled tokens: how sure the model was of each. A text without
+    /// tokens has none and ranks last.
+    pub fn mean_logprob(&self) -> f64 {
+        let sampled = self.logprobs.iter().filter(|token| !token.echoed);
+        let told = sampled.filter_map(|token| token.logprob);
+        let sum: f64 = told.clone().map(f64::from).sum();
+        match told.count() {
+            0 => f64::NEG_INFINITY,
+            count => sum / count as f64,
+        }
+    }
+
     pub fn push(&mut self, delta: ChoiceDelta) {
         match delta {
             ChoiceDelta::Role => {}
@@ -231,8 +251,9 @@ impl ChoiceText {
     }
 
     fn to_json(&self, form: Form, index: usize, finish: WireFinish) -> Value {
+        let logprobs = told(form, &self.logprobs);
         if form == Form::Text {
-            return json!({"index": index, "text": self.content, "logprobs": null, "finish_reason": finish});
+            return json!({"index": index, "text": self.content, "logprobs": logprobs, "finish_reason": finish});
         }
         let only_tools = self.content.is_empty() && !self.tool_calls.is_empty();
         let mut message = json!({
@@ -249,7 +270,15 @@ impl ChoiceText {
             };
             message["tool_calls"] = self.tool_calls.iter().map(call).collect();
         }
-        json!({"index": index, "message": message, "logprobs": null, "finish_reason": finish})
+        json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish})
+    }
+}
+
+/// The `logprobs` of a choice: null where none are asked for.
+fn told(form: Form, tokens: &[TokenLogprob]) -> Value {
+    match tokens {
+        [] => Value::Null,
+        tokens => logprobs_json(form, tokens),
     }
 }
 
@@ -300,14 +329,23 @@ impl Envelope {
         })
     }
 
-    /// A chunk with a piece of one choice's output.
-    pub fn delta_chunk(&self, choice: usize, delta: &ChoiceDelta) -> Value {
+    /// A chunk with a piece of one choice's output, and the log probabilities of its tokens if there are any.
+    pub fn delta_chunk(
+        &self,
+        choice: usize,
+        delta: &ChoiceDelta,
+        logprobs: &[TokenLogprob],
+    ) -> Value {
+        let logprobs = told(self.form, logprobs);
         self.chunk(match (self.form, delta) {
-            (Form::Chat, delta) => {
+            (Form::Chat, delta) if logprobs.is_null() => {
                 json!([{"index": choice, "delta": delta.to_json(), "finish_reason": null}])
             }
+            (Form::Chat, delta) => {
+                json!([{"index": choice, "delta": delta.to_json(), "logprobs": logprobs, "finish_reason": null}])
+            }
             (Form::Text, ChoiceDelta::Content(text)) => {
-                json!([{"index": choice, "text": text, "logprobs": null, "finish_reason": null}])
+                json!([{"index": choice, "text": text, "logprobs": logprobs, "finish_reason": null}])
             }
             // Text completions are not parsed, so there is nothing else.
             (Form::Text, _) => json!([]),
@@ -315,7 +353,13 @@ impl Envelope {
     }
 
     /// A choice's last chunk.
-    pub fn finish_chunk(&self, choice: usize, finish: WireFinish, usage: Option<Usage>) -> Value {
+    pub fn finish_chunk(
+        &self,
+        choice: usize,
+        finish: WireFinish,
+        usage: Option<Usage>,
+        timings: Option<Timings>,
+    ) -> Value {
         let mut chunk = self.chunk(match self.form {
             Form::Chat => json!([{"index": choice, "delta": {}, "finish_reason": finish}]),
             Form::Text => {
@@ -324,6 +368,9 @@ impl Envelope {
         });
         if let Some(usage) = usage {
             chunk["usage"] = usage.to_json();
+        }
+        if let Some(timings) = timings {
+            chunk["timings"] = timings.to_json();
         }
         chunk
     }
@@ -370,13 +417,13 @@ impl Envelope {
     }
 
     /// The whole answer.
-    pub fn whole(&self, choices: &[WholeChoice], usage: Usage) -> Value {
+    pub fn whole(&self, choices: &[WholeChoice], usage: Usage, timings: Option<Timings>) -> Value {
         let choices: Vec<Value> = choices
             .iter()
             .enumerate()
             .map(|(index, choice)| choice.text.to_json(self.form, index, choice.ending.finish))
             .collect();
-        json!({
+        let mut answer = json!({
             "id": self.id,
             "object": self.form.object(),
             "created": self.created,
@@ -384,6 +431,10 @@ impl Envelope {
             "system_fingerprint": self.fingerprint,
             "choices": choices,
             "usage": usage.to_json(),
-        })
+        });
+        if let Some(timings) = timings {
+            answer["timings"] = timings.to_json();
+        }
+        answer
     }
 }

@@ -262,6 +262,16 @@ impl Detokenizer {
         }
     }
 
+    /// The bytes that a token stands for within a text; special tokens stand for their names.
+    pub fn token_bytes(&self, token: TokenId) -> Vec<u8> {
+        match self.tokens.bytes_of(token.0) {
+            Some(TokenBytes::Text(bytes)) => bytes,
+            Some(TokenBytes::Control(name)) => name.into_bytes(),
+            Some(TokenBytes::Unused) => Vec::new(),
+            None => self.tokens.decode(&[token.0]).into_bytes(),
+        }
+    }
+
     /// The output is complete: gives what was held back. An incomplete character becomes U+FFFD.
     pub fn finish(&mut self) -> String {
         let tokens = Arc::clone(&self.tokens);

@@ -129,11 +129,77 @@ fn wrong_fields_are_named() {
             "invalid_value",
             "logit_bias.99999999",
         ),
-        (with(json!({"n": 2})), "unsupported_parameter", "n"),
+        (with(json!({"n": 0})), "invalid_value", "n"),
+        (with(json!({"n": 129})), "invalid_value", "n"),
+        (with(json!({"n": "two"})), "invalid_type", "n"),
+        (with(json!({"logprobs": 50})), "invalid_type", "logprobs"),
         (
-            with(json!({"logprobs": true})),
+            with(json!({"top_logprobs": 5})),
+            "invalid_value",
+            "top_logprobs",
+        ),
+        (
+            with(json!({"logprobs": true, "top_logprobs": 50})),
+            "invalid_value",
+            "top_logprobs",
+        ),
+        (
+            with(json!({"logprobs": true, "top_logprobs": "all"})),
+            "invalid_type",
+            "top_logprobs",
+        ),
+        (
+            with(json!({"best_of": 2})),
             "unsupported_parameter",
-            "logprobs",
+            "best_of",
+        ),
+        (with(json!({"echo": true})), "unsupported_parameter", "echo"),
+        (
+            with(json!({"functions": [{"name": "f"}]})),
+            "unsupported_parameter",
+            "functions",
+        ),
+        (
+            with(json!({"modalities": ["text", "audio"]})),
+            "unsupported_parameter",
+            "modalities[1]",
+        ),
+        (
+            with(json!({"reasoning_effort": "extreme"})),
+            "invalid_value",
+            "reasoning_effort",
+        ),
+        (
+            with(json!({"max_completion_tokens": 0})),
+            "invalid_value",
+            "max_completion_tokens",
+        ),
+        (with(json!({"store": 1})), "invalid_type", "store"),
+        (
+            with(json!({"prediction": "x"})),
+            "invalid_type",
+            "prediction",
+        ),
+        (
+            with(json!({"service_tier": 1})),
+            "invalid_type",
+            "service_tier",
+        ),
+        (with(json!({"timings": "yes"})), "invalid_type", "timings"),
+        (
+            with(json!({"continue_final_message": true})),
+            "invalid_value",
+            "messages[0]",
+        ),
+        (
+            with(json!({"add_generation_prompt": false})),
+            "unsupported_parameter",
+            "add_generation_prompt",
+        ),
+        (
+            with(json!({"stop": vec!["x"; 17]})),
+            "invalid_value",
+            "stop",
         ),
         (
             with(json!({"response_format": {"type": "json"}})),
@@ -175,14 +241,44 @@ fn wrong_fields_are_named() {
             "suffix",
         ),
         (
-            json!({"prompt": "a", "logprobs": 1}),
-            "unsupported_parameter",
+            json!({"prompt": "a", "logprobs": 6}),
+            "invalid_value",
             "logprobs",
         ),
         (
-            json!({"prompt": "a", "best_of": 3}),
-            "unsupported_parameter",
+            json!({"prompt": "a", "logprobs": true}),
+            "invalid_type",
+            "logprobs",
+        ),
+        (
+            json!({"prompt": "a", "best_of": 21}),
+            "invalid_value",
             "best_of",
+        ),
+        (
+            json!({"prompt": "a", "best_of": 2, "n": 3}),
+            "invalid_value",
+            "best_of",
+        ),
+        (
+            json!({"prompt": "a", "best_of": 2, "stream": true}),
+            "invalid_value",
+            "best_of",
+        ),
+        (
+            json!({"prompt": vec!["a"; 64], "n": 3}),
+            "invalid_value",
+            "n",
+        ),
+        (
+            json!({"prompt": "a", "max_tokens": 0}),
+            "invalid_value",
+            "max_tokens",
+        ),
+        (
+            json!({"prompt": "a", "echo": "yes"}),
+            "invalid_type",
+            "echo",
         ),
     ] {
         assert_refused(&server.post(TEXT, &body), 400, code, Some(parameter));

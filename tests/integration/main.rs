@@ -3,10 +3,13 @@
 mod apis;
 mod bad_input;
 mod bench;
+mod choices;
 mod disconnect;
 mod lifecycle;
 mod load;
+mod logprobs;
 mod openapi;
+mod options;
 mod process;
 mod reference_logits;
 mod scenarios;

@@ -70,6 +70,8 @@ pub struct Candidate {
     /// All tokens it will compute before it samples: the prompt, and after a preemption its output so
     /// far. At least one.
     pub tokens: Arc<[TokenId]>,
+    /// At most this many of them may be taken from the cache; the others it computes itself.
+    pub reusable: usize,
     /// It ran before and was preempted; its tokens do not count again in the statistics.
     pub resumed: bool,
 }
@@ -293,7 +295,7 @@ impl Ledger {
     ) -> Admission {
         let tokens = &candidate.tokens;
         // The last token is always computed, to have logits.
-        let reusable = &tokens[..tokens.len() - 1];
+        let reusable = &tokens[..candidate.reusable.min(tokens.len() - 1)];
         let root = self.tree.root(candidate.namespace);
         let found = self.tree.find(root, reusable);
         let shared = found.full.len() * self.block_size;

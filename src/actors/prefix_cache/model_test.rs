@@ -344,6 +344,7 @@ impl LedgerModel {
             sequence,
             namespace: Namespace::default(),
             tokens: Arc::from(tokens.as_slice()),
+            reusable: usize::MAX,
             resumed: false,
         };
         let reusable = &tokens[..tokens.len() - 1];

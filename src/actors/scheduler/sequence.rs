@@ -1,12 +1,12 @@
 //! One sequence's facts and progress, waiting or running.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::actors::messages::{
-    FinishReason, Finished, GenerationEvent, PrefillProgress, TokenUsage,
+    FinishReason, Finished, GeneratedToken, GenerationEvent, PrefillProgress, TokenUsage,
 };
-use crate::engine::sampler::SamplingParameters;
+use crate::engine::sampler::{SamplingParameters, TokenLogprobs};
 use crate::engine::step::{AdmittedSequence, EndReason, SampledToken, StopRule};
 use crate::ids::{SequenceId, TokenId};
 
@@ -37,6 +37,8 @@ pub struct Sequence<E> {
     pub request: Request,
     pub events: E,
     pub submitted: Instant,
+    /// When it was first admitted.
+    pub began: Option<Instant>,
     /// Sampled tokens, in order; the engine's end token included.
     pub generated: Vec<TokenId>,
     /// Prompt tokens found in the cache when it was first admitted; `None` before. The engine knows
@@ -46,6 +48,8 @@ pub struct Sequence<E> {
     pub in_flight: usize,
     /// Those of them that sample a token.
     pub sampling: usize,
+    /// Prompt rows whose log probabilities have come; only for sequences that ask for them.
+    scored: usize,
     /// Prompt tokens last reported as processed.
     reported: Option<usize>,
 }
@@ -56,10 +60,12 @@ impl<E: EventSink> Sequence<E> {
             request,
             events,
             submitted: now,
+            began: None,
             generated: Vec::new(),
             cached: None,
             in_flight: 0,
             sampling: 0,
+            scored: 0,
             reported: None,
         }
     }
@@ -125,6 +131,32 @@ impl<E: EventSink> Sequence<E> {
         }
     }
 
+    /// How many rows of its prompt still have to be computed to have their logits.
+    pub fn unscored(&self) -> usize {
+        let rows = match self.request.sampling.scores_prompt() {
+            true => self.request.prompt.len() - 1,
+            false => 0,
+        };
+        rows - self.scored
+    }
+
+    /// How many of its tokens' keys and values may come from the cache: rows whose logits are wanted have
+    /// to be computed.
+    pub fn reusable(&self) -> usize {
+        match self.unscored() {
+            0 => usize::MAX,
+            _ => self.scored,
+        }
+    }
+
+    /// Takes log probabilities of its prompt, and tells the streamer.
+    pub fn take_scored(&mut self, logprobs: Vec<TokenLogprobs>) {
+        if !logprobs.is_empty() {
+            self.scored += logprobs.len();
+            self.events.send(GenerationEvent::PromptLogprobs(logprobs));
+        }
+    }
+
     /// The engine has answered a plan with a row of it, which samples or not.
     pub fn answered(&mut self, samples: bool) {
         self.in_flight -= 1;
@@ -132,11 +164,18 @@ impl<E: EventSink> Sequence<E> {
     }
 
     /// Takes the next token of the output, and tells the streamer. Returns the end, if this is it.
-    pub fn take_token(&mut self, sampled: SampledToken) -> Option<Finished> {
+    pub fn take_token(&mut self, sampled: SampledToken, now: Instant) -> Option<Finished> {
+        let after = self
+            .began
+            .map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
         self.generated.push(sampled.token);
         if sampled.end != Some(EndReason::EndToken) {
             self.events
-                .send(GenerationEvent::Tokens(vec![sampled.token]));
+                .send(GenerationEvent::Tokens(vec![GeneratedToken {
+                    id: sampled.token,
+                    logprobs: sampled.logprobs,
+                    after,
+                }]));
         }
         let reason = match sampled.end? {
             EndReason::EndToken => FinishReason::Stop,
@@ -147,7 +186,11 @@ impl<E: EventSink> Sequence<E> {
             cached_tokens: self.cached.unwrap_or(0),
             completion_tokens: self.generated.len(),
         };
-        Some(Finished { reason, usage })
+        Some(Finished {
+            reason,
+            usage,
+            after,
+        })
     }
 }
 
@@ -171,9 +214,9 @@ impl<E: EventSink> WaitingSequence<E> {
     }
 
     /// As [`Sequence::take_token`], of a row that was in flight when it was preempted.
-    pub fn take_token(&mut self, sampled: SampledToken) -> Option<Finished> {
+    pub fn take_token(&mut self, sampled: SampledToken, now: Instant) -> Option<Finished> {
         self.sequence.report_prefill(self.tokens.len());
-        let finished = self.sequence.take_token(sampled);
+        let finished = self.sequence.take_token(sampled, now);
         self.tokens = self.sequence.tokens();
         finished
     }

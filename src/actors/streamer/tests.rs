@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::*;
 use crate::actors::messages::GenerationFailure;
-use crate::http::answer::Delivery;
+use crate::http::answer::{Delivery, Shape};
 use crate::http::openai::{CompletionForm, StreamOptions};
 use crate::http::outbox::{Outbox, StreamBody};
 use crate::http::record::{Endpoint, RequestRecord};
@@ -99,7 +99,7 @@ impl Stage {
             Delivery::Stream(Rc::clone(&outbox))
         };
         let choices = setup.choices.unwrap_or(1);
-        let answer = Answer::new(record, delivery, choices, false);
+        let answer = Answer::new(record, delivery, Shape::choices(choices), false);
         let start = |choice| {
             answer.borrow_mut().delta(choice, ChoiceDelta::Role);
             let parser = format.output_parser(&ParserOptions {
@@ -116,6 +116,8 @@ impl Stage {
                     Some(parser),
                     false,
                 ),
+                echo: None,
+                silent: false,
                 answer: Rc::clone(&answer),
                 scheduler: scheduler.clone(),
                 progress_interval: setup.progress,
@@ -159,7 +161,7 @@ impl Stage {
         let mut sent = 0;
         for token in self.format.encode(text).unwrap() {
             if self.streamers[choice]
-                .send(GenerationEvent::Tokens(vec![token]))
+                .send(GenerationEvent::Tokens(vec![token.into()]))
                 .await
                 .is_err()
             {
@@ -176,8 +178,15 @@ impl Stage {
             cached_tokens: 4,
             completion_tokens: 7,
         };
-        self.tell(0, GenerationEvent::Finished(Finished { reason, usage }))
-            .await;
+        self.tell(
+            0,
+            GenerationEvent::Finished(Finished {
+                reason,
+                usage,
+                after: Duration::from_millis(9),
+            }),
+        )
+        .await;
     }
 
     /// What the client can read now, in events; the second value says whether the stream has ended.
@@ -493,6 +502,7 @@ async fn a_whole_answer_comes_once() {
 async fn a_reader_that_does_not_read_costs_its_text_and_delays_nobody() {
     let mut stage = Stage::open(Setup::default());
     let tokens = stage.format.encode("word ").unwrap();
+    let tokens: Vec<GeneratedToken> = tokens.into_iter().map(Into::into).collect();
     for _ in 0..20_000 {
         stage.tell(0, GenerationEvent::Tokens(tokens.clone())).await;
     }

@@ -135,22 +135,22 @@ enum Attention {
 #[derive(Clone, Copy, PartialEq)]
 enum Rows {
     All,
-    /// The sampled rows alone: all that the last layer needs.
-    Sampled,
+    /// Those alone whose logits are wanted: all that the last layer needs.
+    Wanted,
 }
 
 /// A plan for each choice of [`Rows`].
 #[derive(Default)]
 struct PerRows<T> {
     all: T,
-    sampled: T,
+    wanted: T,
 }
 
 impl<T> PerRows<T> {
     fn get(&self, rows: Rows) -> &T {
         match rows {
             Rows::All => &self.all,
-            Rows::Sampled => &self.sampled,
+            Rows::Wanted => &self.wanted,
         }
     }
 }
@@ -191,19 +191,19 @@ impl Attention {
     fn plan(
         &mut self,
         batch: &RaggedBatch,
-        sampled: &RaggedBatch,
+        wanted: &RaggedBatch,
         block_size: usize,
     ) -> Result<(), EngineError> {
         match self {
             Self::Fused { shape, plans, .. } => {
                 build(&mut plans.all, *shape, block_size, batch);
-                build(&mut plans.sampled, *shape, block_size, sampled);
+                build(&mut plans.wanted, *shape, block_size, wanted);
             }
             Self::Portable { attention, plans } => {
                 plans.all = Some(attention.plan(batch)?);
-                plans.sampled = match sampled.rows() {
+                plans.wanted = match wanted.rows() {
                     0 => None,
-                    _ => Some(attention.plan(sampled)?),
+                    _ => Some(attention.plan(wanted)?),
                 };
             }
         }
@@ -305,7 +305,7 @@ impl BlockSource for StoredBlocks<'_> {
     }
 }
 
-/// Activations, kept between steps: rows of the batch, or of its sampled rows behind the last attention.
+/// Activations, kept between steps: rows of the batch, or of its wanted rows behind the last attention.
 #[derive(Default)]
 struct Buffers {
     /// The residual stream, `[rows, hidden]`.
@@ -331,7 +331,7 @@ pub struct CpuExecutor {
     angles: RopeTable,
     rope: kernels::RopeTable,
     buffers: Buffers,
-    sampled: RaggedBatch,
+    wanted: RaggedBatch,
     block_size: usize,
 }
 
@@ -380,7 +380,7 @@ impl CpuExecutor {
             rope: kernels::RopeTable::new(angles.width(), Vec::new(), Vec::new())?,
             angles,
             buffers: Buffers::default(),
-            sampled: RaggedBatch::default(),
+            wanted: RaggedBatch::default(),
             block_size: size.block_size,
             decoder,
         })
@@ -446,9 +446,9 @@ impl CpuExecutor {
         );
         self.blocks[index].write(pool, &batch.slots, keys, values, stride)?;
 
-        if rows == Rows::Sampled {
-            keep_rows(qkv, stride, batch.sampled_rows());
-            keep_rows(hidden, d.hidden, batch.sampled_rows());
+        if rows == Rows::Wanted {
+            keep_rows(qkv, stride, batch.wanted_rows());
+            keep_rows(hidden, d.hidden, batch.wanted_rows());
             if hidden.is_empty() {
                 return Ok(());
             }
@@ -482,8 +482,8 @@ fn keep_rows(data: &mut Vec<f32>, width: usize, rows: impl Iterator<Item = usize
 impl Executor for CpuExecutor {
     fn forward(&mut self, batch: &RaggedBatch, logits: &mut Vec<f32>) -> Result<(), EngineError> {
         self.cover_positions(batch)?;
-        self.sampled.keep_sampled(batch);
-        self.attention.plan(batch, &self.sampled, self.block_size)?;
+        self.wanted.keep_wanted(batch);
+        self.attention.plan(batch, &self.wanted, self.block_size)?;
         self.buffers
             .hidden
             .resize(batch.rows() * self.decoder.description.hidden, 0.0);
@@ -493,7 +493,7 @@ impl Executor for CpuExecutor {
         let layers = self.decoder.layers.len();
         for index in 0..layers {
             let rows = if index + 1 == layers {
-                Rows::Sampled
+                Rows::Wanted
             } else {
                 Rows::All
             };

@@ -12,7 +12,7 @@ use crate::kernels::ThreadPool;
 /// Computes forward passes over its own weights and KV blocks.
 pub trait Executor {
     /// Writes the keys and values of all rows into their slots, attends, and leaves the logits of the
-    /// sampled rows in `logits`, one row of the vocabulary after another.
+    /// wanted rows in `logits`, one row of the vocabulary after another.
     ///
     /// The batch is valid: tokens are in the vocabulary, positions within the context, slots in the pool.
     ///

@@ -365,14 +365,14 @@ impl Executor for PortableExecutor {
         logits.clear();
         let pass = self.pass(batch)?;
         let mut last_rows = std::mem::take(&mut self.last_rows);
-        last_rows.keep_sampled(batch);
-        let sampled = last_rows.rows();
-        let last = if sampled == 0 {
+        last_rows.keep_wanted(batch);
+        let wanted = last_rows.rows();
+        let last = if wanted == 0 {
             None
         } else {
-            let rows: Vec<u32> = batch.sampled_rows().map(|row| row as u32).collect();
+            let rows: Vec<u32> = batch.wanted_rows().map(|row| row as u32).collect();
             Some(LastRows {
-                rows: Tensor::from_vec(rows, sampled, &self.device)?,
+                rows: Tensor::from_vec(rows, wanted, &self.device)?,
                 plan: self.attention.plan(&last_rows)?,
             })
         };
@@ -387,7 +387,7 @@ impl Executor for PortableExecutor {
             };
             hidden = self.layer(index, &hidden, &pass, last)?;
         }
-        if sampled == 0 {
+        if wanted == 0 {
             return Ok(());
         }
         let d = &self.decoder.description;

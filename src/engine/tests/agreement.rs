@@ -30,8 +30,8 @@ fn logits(executor: &mut dyn Executor) -> Vec<f32> {
     let (first, second, third) = (table(&[4, 2, 9, 1]), table(&[3, 0, 7]), table(&[4, 5]));
     let mut logits = Vec::new();
     let mut batch = RaggedBatch::default();
-    batch.push(tokens(40), 0, &first, 16, false);
-    batch.push(tokens(20), 0, &second, 16, false);
+    batch.push(tokens(40), 0, &first, 16, 0);
+    batch.push(tokens(20), 0, &second, 16, 0);
     executor.forward(&batch, &mut logits).expect("a pass");
     assert!(logits.is_empty(), "nobody asked for logits");
     // The third sequence shares 16 tokens with the first and has 5 more in common with its second block.
@@ -42,9 +42,9 @@ fn logits(executor: &mut dyn Executor) -> Vec<f32> {
     };
     executor.copy_block(copy).expect("a copy");
     batch.clear();
-    batch.push(tokens(1), 40, &first, 16, true);
-    batch.push(tokens(25), 20, &second, 16, true);
-    batch.push(tokens(3), 21, &third, 16, true);
+    batch.push(tokens(1), 40, &first, 16, 1);
+    batch.push(tokens(25), 20, &second, 16, 1);
+    batch.push(tokens(3), 21, &third, 16, 1);
     executor.forward(&batch, &mut logits).expect("a pass");
     assert_eq!(logits.len(), 3 * model::VOCABULARY);
     logits

@@ -198,7 +198,7 @@ impl Executor for Fragile {
             return Err(EngineError::InvalidOption("fourteen".to_owned()));
         }
         logits.clear();
-        logits.resize(batch.sampled_rows().count() * 20, 0.5);
+        logits.resize(batch.wanted_rows().count() * 20, 0.5);
         Ok(())
     }
 

@@ -21,31 +21,183 @@ pub struct ChatRequest {
     pub tool_rules: ToolRules,
     /// Variables for the chat template, such as `enable_thinking`.
     pub template_arguments: Map<String, Value>,
+    /// The answer goes on with the last message, the assistant's, and holds only what comes after it.
+    pub continue_final_message: bool,
 }
 
 impl ChatRequest {
     pub fn parse(body: &Value) -> Result<Self, ApiError> {
         let body = Fields::root(body)?;
-        let options = GenerationOptions::parse(&body)?;
-        if body.boolean("logprobs")?.unwrap_or(false)
-            || body.integer("top_logprobs", 0, 20)?.unwrap_or(0) > 0
-        {
-            return Err(ApiError::unsupported("logprobs", "is not supported"));
-        }
+        let mut options = GenerationOptions::parse(&body)?;
+        options.logprobs = logprobs(&body)?;
+        refuse_what_is_of_other_apis(&body)?;
+        modalities(&body)?;
         let tools = tools(&body)?;
         let tool_rules = ToolRules::parse(&body, &tools)?;
-        let template_arguments = body
-            .object("chat_template_kwargs")?
-            .map(|arguments| arguments.map().clone())
-            .unwrap_or_default();
+        let continued = continues_final_message(&body)?;
         Ok(Self {
             options,
             messages: messages(&body)?,
             tools,
             tool_rules,
-            template_arguments,
+            template_arguments: template_arguments(&body)?,
+            continue_final_message: continued,
         })
     }
+}
+
+/// How many alternatives each token's log probability comes with; None: none are told.
+fn logprobs(body: &Fields<'_>) -> Result<Option<usize>, ApiError> {
+    let asked = body.boolean("logprobs")?.unwrap_or(false);
+    let top = body.integer("top_logprobs", 0, limits::TOP_LOGPROBS)?;
+    match top {
+        Some(1..) if !asked => Err(ApiError::invalid(
+            "top_logprobs",
+            "is only allowed when `logprobs` is true",
+        )),
+        // Validated above.
+        top => Ok(asked.then_some(top.unwrap_or(0) as usize)),
+    }
+}
+
+/// Fields that would change the answer, and that chats do not have.
+fn refuse_what_is_of_other_apis(body: &Fields<'_>) -> Result<(), ApiError> {
+    if body.boolean("echo")?.unwrap_or(false) {
+        return Err(ApiError::unsupported(
+            "echo",
+            "is of `/v1/completions`; a chat's answer does not repeat its messages",
+        ));
+    }
+    if body.integer("best_of", 1, i64::MAX)?.unwrap_or(1) > 1 {
+        return Err(ApiError::unsupported(
+            "best_of",
+            "greater than 1 is of `/v1/completions`; ask for `n` choices and their `logprobs`",
+        ));
+    }
+    for name in ["functions", "function_call"] {
+        if let Some(field) = body.get(name)
+            && field.value != &Value::Array(Vec::new())
+        {
+            return Err(ApiError::unsupported(
+                name,
+                "is the old form of tools; send `tools` and `tool_choice`",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Answers are text.
+fn modalities(body: &Fields<'_>) -> Result<(), ApiError> {
+    for field in body.array("modalities", 8)?.unwrap_or_default() {
+        match field.string()? {
+            "text" => {}
+            other => {
+                let message = format!("is {other:?}; this model writes text only");
+                return Err(ApiError::unsupported(field.path, message));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `chat_template_kwargs`, and what `reasoning_effort` adds to them: the effort itself for templates that
+/// print it, and `enable_thinking` for those that only know on and off. What the client sets by name wins.
+fn template_arguments(body: &Fields<'_>) -> Result<Map<String, Value>, ApiError> {
+    let mut arguments = body
+        .object("chat_template_kwargs")?
+        .map(|arguments| arguments.map().clone())
+        .unwrap_or_default();
+    if let Some(field) = body.get("reasoning_effort") {
+        let effort = field.string()?;
+        let thinks = match effort {
+            "none" | "minimal" => false,
+            "low" | "medium" | "high" | "xhigh" => true,
+            other => {
+                let expected = "must be `none`, `minimal`, `low`, `medium`, `high` or `xhigh`";
+                return Err(field.invalid(format!("{expected}, got {other:?}")));
+            }
+        };
+        arguments
+            .entry("reasoning_effort")
+            .or_insert_with(|| effort.into());
+        arguments
+            .entry("enable_thinking")
+            .or_insert_with(|| thinks.into());
+    }
+    Ok(arguments)
+}
+
+/// Whether the last message is to be continued: `continue_final_message` as vLLM spells it, or `prefix` on
+/// the message itself as Mistral and DeepSeek do.
+fn continues_final_message(body: &Fields<'_>) -> Result<bool, ApiError> {
+    let continued = body.boolean("continue_final_message")?;
+    let generation_prompt = body.boolean("add_generation_prompt")?;
+    let messages = body
+        .array("messages", limits::MESSAGES)?
+        .unwrap_or_default();
+    let mut by_prefix = false;
+    for (index, message) in messages.iter().enumerate() {
+        // What is no object is refused with the other messages.
+        let Ok(fields) = message.object() else {
+            continue;
+        };
+        if fields.boolean("prefix")?.unwrap_or(false) {
+            if index + 1 < messages.len() {
+                return Err(ApiError::invalid(
+                    fields.path_of("prefix"),
+                    "is only allowed on the last message",
+                ));
+            }
+            by_prefix = true;
+        }
+    }
+    if !continued.unwrap_or(by_prefix) {
+        if by_prefix {
+            return Err(ApiError::invalid(
+                "continue_final_message",
+                "is false, and the last message has `prefix`",
+            ));
+        }
+        if generation_prompt == Some(false) {
+            return Err(ApiError::unsupported(
+                "add_generation_prompt",
+                "false is for continuing the last message: set `continue_final_message` to true",
+            ));
+        }
+        return Ok(false);
+    }
+    if generation_prompt == Some(true) {
+        return Err(ApiError::invalid(
+            "add_generation_prompt",
+            "must not be true together with `continue_final_message`",
+        ));
+    }
+    if let Some(last) = messages.last()
+        && let Ok(fields) = last.object()
+    {
+        let refused = |message: &str| ApiError::invalid(last.path.clone(), message);
+        if fields.string("role")? != Some("assistant") {
+            return Err(refused("is to be continued, so it must be the assistant's"));
+        }
+        if fields
+            .array("tool_calls", limits::TOOL_CALLS)?
+            .is_some_and(|calls| !calls.is_empty())
+        {
+            return Err(refused("calls tools, so it cannot be continued"));
+        }
+        let empty = match fields.get("content").map(|field| field.value) {
+            None => true,
+            Some(Value::String(text)) => text.trim().is_empty(),
+            Some(_) => false,
+        };
+        if empty {
+            return Err(refused(
+                "is to be continued, so its content must not be empty",
+            ));
+        }
+    }
+    Ok(true)
 }
 
 fn messages(body: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
@@ -246,6 +398,70 @@ mod tests {
         assert_eq!(request.template_arguments["enable_thinking"], false);
         assert_eq!(request.tool_rules.choice, ToolChoice::None);
         assert!(!request.tool_rules.parallel);
+    }
+
+    #[test]
+    fn what_changes_nothing_is_accepted() {
+        let request = parse(with(json!({
+            "prediction": {"type": "content", "content": "x"}, "store": true, "service_tier": "auto",
+            "metadata": {"k": "v"}, "user": "u", "prompt_cache_key": "k", "safety_identifier": "s",
+            "verbosity": "low", "modalities": ["text"], "stream": true, "best_of": 1, "echo": false,
+            "top_logprobs": 0, "stream_options": {"include_obfuscation": false}, "functions": [],
+        })));
+        let plain = parse(with(json!({"stream": true})));
+        assert_eq!(request.unwrap(), plain.unwrap());
+    }
+
+    #[test]
+    fn log_probabilities_choices_and_timings() {
+        let options = |members| parse(with(members)).unwrap().options;
+        assert_eq!(options(json!({})).logprobs, None);
+        assert_eq!(options(json!({"logprobs": true})).logprobs, Some(0));
+        let asked = options(json!({"logprobs": true, "top_logprobs": 20, "n": 128}));
+        assert_eq!(
+            (asked.logprobs, asked.choices.n, asked.choices.best_of),
+            (Some(20), 128, 128)
+        );
+        assert!(options(json!({"timings": true})).timings);
+        assert!(options(json!({"timings_per_token": true})).timings);
+        assert!(!options(json!({"timings": false})).timings);
+    }
+
+    #[test]
+    fn reasoning_effort_is_a_template_argument() {
+        let arguments = |members| Value::Object(parse(with(members)).unwrap().template_arguments);
+        for (effort, thinks) in [
+            ("none", false),
+            ("minimal", false),
+            ("low", true),
+            ("high", true),
+        ] {
+            let expected = json!({"reasoning_effort": effort, "enable_thinking": thinks});
+            assert_eq!(arguments(json!({"reasoning_effort": effort})), expected);
+        }
+        let both =
+            json!({"reasoning_effort": "high", "chat_template_kwargs": {"enable_thinking": false}});
+        assert_eq!(arguments(both)["enable_thinking"], false);
+        assert_eq!(arguments(json!({"reasoning_effort": null})), json!({}));
+    }
+
+    #[test]
+    fn the_last_message_is_continued_when_asked_for_in_either_way() {
+        let continued = |members: Value, prefix: Value| {
+            let mut body = json!({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]});
+            for (name, value) in members.as_object().unwrap() {
+                body[name] = value.clone();
+            }
+            body["messages"][1]["prefix"] = prefix;
+            parse(body).map(|request| request.continue_final_message)
+        };
+        assert!(!continued(json!({}), Value::Null).unwrap());
+        assert!(continued(json!({"continue_final_message": true}), Value::Null).unwrap());
+        let spelled = json!({"continue_final_message": true, "add_generation_prompt": false});
+        assert!(continued(spelled, Value::Null).unwrap());
+        assert!(continued(json!({}), json!(true)).unwrap());
+        let error = continued(json!({"continue_final_message": false}), json!(true)).unwrap_err();
+        assert_eq!(error.body()["error"]["param"], "continue_final_message");
     }
 
     #[test]
@@ -513,17 +729,130 @@ mod tests {
                 Some("logit_bias.5"),
                 "between -100 and 100",
             ),
-            (with(json!({"n": 2})), Some("n"), "not supported"),
             (with(json!({"n": 0})), Some("n"), "from 1 to 128"),
+            (with(json!({"n": 129})), Some("n"), "from 1 to 128"),
+            (with(json!({"n": 1.5})), Some("n"), "from 1 to 128"),
+            (with(json!({"n": "2"})), Some("n"), "must be an integer"),
             (
                 with(json!({"best_of": 2})),
                 Some("best_of"),
-                "not supported",
+                "/v1/completions",
+            ),
+            (with(json!({"echo": true})), Some("echo"), "/v1/completions"),
+            (with(json!({"echo": "no"})), Some("echo"), "true or false"),
+            (
+                with(json!({"functions": [{"name": "f"}]})),
+                Some("functions"),
+                "send `tools`",
             ),
             (
-                with(json!({"logprobs": true})),
-                Some("logprobs"),
-                "not supported",
+                with(json!({"function_call": "auto"})),
+                Some("function_call"),
+                "`tool_choice`",
+            ),
+            (
+                with(json!({"modalities": ["text", "audio"]})),
+                Some("modalities[1]"),
+                "text only",
+            ),
+            (
+                with(json!({"modalities": "text"})),
+                Some("modalities"),
+                "must be an array",
+            ),
+            (
+                with(json!({"reasoning_effort": "extreme"})),
+                Some("reasoning_effort"),
+                "got \"extreme\"",
+            ),
+            (
+                with(json!({"reasoning_effort": 3})),
+                Some("reasoning_effort"),
+                "must be a string",
+            ),
+            (
+                with(json!({"store": "yes"})),
+                Some("store"),
+                "true or false",
+            ),
+            (
+                with(json!({"prediction": "text"})),
+                Some("prediction"),
+                "must be an object",
+            ),
+            (
+                with(json!({"service_tier": 1})),
+                Some("service_tier"),
+                "must be a string",
+            ),
+            (
+                with(json!({"prompt_cache_key": 1})),
+                Some("prompt_cache_key"),
+                "must be a string",
+            ),
+            (
+                with(json!({"safety_identifier": []})),
+                Some("safety_identifier"),
+                "must be a string",
+            ),
+            (
+                with(json!({"verbosity": 1})),
+                Some("verbosity"),
+                "must be a string",
+            ),
+            (
+                with(json!({"stream": true, "stream_options": {"include_obfuscation": 1}})),
+                Some("stream_options.include_obfuscation"),
+                "true or false",
+            ),
+            (
+                with(json!({"timings": 1})),
+                Some("timings"),
+                "true or false",
+            ),
+            (
+                with(json!({"timings_per_token": "all"})),
+                Some("timings_per_token"),
+                "true or false",
+            ),
+            (
+                with(json!({"continue_final_message": "yes"})),
+                Some("continue_final_message"),
+                "true or false",
+            ),
+            (
+                with(json!({"continue_final_message": true})),
+                Some("messages[0]"),
+                "must be the assistant's",
+            ),
+            (
+                with(json!({"add_generation_prompt": false})),
+                Some("add_generation_prompt"),
+                "`continue_final_message`",
+            ),
+            (
+                json!({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}],
+                    "continue_final_message": true, "add_generation_prompt": true}),
+                Some("add_generation_prompt"),
+                "must not be true",
+            ),
+            (
+                json!({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}],
+                    "continue_final_message": true}),
+                Some("messages[1]"),
+                "must not be empty",
+            ),
+            (
+                json!({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [
+                    {"function": {"name": "f"}}]}], "continue_final_message": true}),
+                Some("messages[1]"),
+                "calls tools",
+            ),
+            (
+                json!({"messages": [{"role": "assistant", "content": "x", "prefix": true},
+                    {"role": "user", "content": "y"}]}),
+                Some("messages[0].prefix"),
+                "last message",
             ),
             (
                 with(json!({"logprobs": 1})),
@@ -532,8 +861,28 @@ mod tests {
             ),
             (
                 with(json!({"top_logprobs": 5})),
-                Some("logprobs"),
-                "not supported",
+                Some("top_logprobs"),
+                "`logprobs` is true",
+            ),
+            (
+                with(json!({"logprobs": false, "top_logprobs": 1})),
+                Some("top_logprobs"),
+                "`logprobs` is true",
+            ),
+            (
+                with(json!({"logprobs": true, "top_logprobs": 21})),
+                Some("top_logprobs"),
+                "from 0 to 20",
+            ),
+            (
+                with(json!({"logprobs": true, "top_logprobs": -1})),
+                Some("top_logprobs"),
+                "from 0 to 20",
+            ),
+            (
+                with(json!({"logprobs": true, "top_logprobs": true})),
+                Some("top_logprobs"),
+                "must be an integer",
             ),
             (
                 with(json!({"top_logprobs": 50})),

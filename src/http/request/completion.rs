@@ -12,10 +12,12 @@ use crate::ids::TokenId;
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompletionRequest {
     pub options: GenerationOptions,
-    /// At least one; choice *i* of the answer continues prompt *i*.
+    /// At least one; the `n` choices of the first come first.
     pub prompts: Vec<Prompt>,
     /// The answer begins with the prompt's text.
     pub echo: bool,
+    /// `max_tokens` is 0: the answer is the prompt alone.
+    pub silent: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +30,7 @@ pub enum Prompt {
 impl CompletionRequest {
     pub fn parse(body: &Value) -> Result<Self, ApiError> {
         let body = Fields::root(body)?;
-        let options = GenerationOptions::parse(&body)?;
+        let mut options = GenerationOptions::parse(&body)?;
         if let Some(suffix) = body.string("suffix")?
             && !suffix.is_empty()
         {
@@ -37,15 +39,57 @@ impl CompletionRequest {
                 "is not supported: this model has no infill",
             ));
         }
-        if body.integer("logprobs", 0, 5)?.is_some() {
-            return Err(ApiError::unsupported("logprobs", "is not supported"));
+        options.logprobs = body
+            .integer("logprobs", 0, limits::COMPLETION_LOGPROBS)?
+            .map(|top| top as usize);
+        options.choices.best_of = best_of(&body, &options)?;
+        let prompts = prompts(&body.require("prompt")?)?;
+        if prompts.len() * options.choices.best_of > limits::SEQUENCES as usize {
+            let parameter = if options.choices.best_of > options.choices.n {
+                "best_of"
+            } else {
+                "n"
+            };
+            let message = format!(
+                "asks for {} times {} sequences; at most {} in all are generated",
+                prompts.len(),
+                options.choices.best_of,
+                limits::SEQUENCES
+            );
+            return Err(ApiError::invalid(parameter, message));
         }
+        let echo = body.boolean("echo")?.unwrap_or(false);
+        // Only with `echo`.
+        let silent = options.max_tokens == Some(0);
         Ok(Self {
             options,
-            prompts: prompts(&body.require("prompt")?)?,
-            echo: body.boolean("echo")?.unwrap_or(false),
+            prompts,
+            echo,
+            silent,
         })
     }
+}
+
+/// How many sequences are generated for each prompt.
+fn best_of(body: &Fields<'_>, options: &GenerationOptions) -> Result<usize, ApiError> {
+    let Some(field) = body.get("best_of") else {
+        return Ok(options.choices.n);
+    };
+    // Validated to be positive. As many as `n` leave nothing to choose, so the limit is `n`'s then.
+    let most = limits::BEST_OF.max(options.choices.n as i64);
+    let best_of = field.integer(1, most)? as usize;
+    if best_of < options.choices.n {
+        return Err(field.invalid(format!(
+            "must be at least `n`, which is {}; got {best_of}",
+            options.choices.n
+        )));
+    }
+    if options.stream && best_of > 1 {
+        return Err(field.invalid(
+            "greater than 1 cannot be streamed: which choices are best is known at the end",
+        ));
+    }
+    Ok(best_of)
 }
 
 fn prompts(field: &Field<'_>) -> Result<Vec<Prompt>, ApiError> {
@@ -138,9 +182,49 @@ mod tests {
             (json!({"prompt": vec!["a"; 65]}), "prompt", "at most 64"),
             (json!({"prompt": "a", "suffix": "b"}), "suffix", "infill"),
             (
-                json!({"prompt": "a", "logprobs": 2}),
+                json!({"prompt": "a", "logprobs": true}),
                 "logprobs",
-                "not supported",
+                "must be an integer",
+            ),
+            (
+                json!({"prompt": "a", "logprobs": -1}),
+                "logprobs",
+                "from 0 to 5",
+            ),
+            (
+                json!({"prompt": "a", "best_of": 0}),
+                "best_of",
+                "from 1 to 20",
+            ),
+            (
+                json!({"prompt": "a", "best_of": 21}),
+                "best_of",
+                "from 1 to 20",
+            ),
+            (
+                json!({"prompt": "a", "best_of": "2"}),
+                "best_of",
+                "must be an integer",
+            ),
+            (
+                json!({"prompt": "a", "best_of": 2, "n": 3}),
+                "best_of",
+                "at least `n`, which is 3",
+            ),
+            (
+                json!({"prompt": "a", "best_of": 2, "stream": true}),
+                "best_of",
+                "cannot be streamed",
+            ),
+            (
+                json!({"prompt": vec!["a"; 3], "n": 43}),
+                "n",
+                "at most 128 in all",
+            ),
+            (
+                json!({"prompt": vec!["a"; 7], "n": 2, "best_of": 19}),
+                "best_of",
+                "at most 128 in all",
             ),
             (
                 json!({"prompt": "a", "logprobs": 9}),
@@ -148,7 +232,17 @@ mod tests {
                 "from 0 to 5",
             ),
             (json!({"prompt": "a", "echo": 1}), "echo", "true or false"),
-            (json!({"prompt": "a", "n": 3}), "n", "not supported"),
+            (
+                json!({"prompt": "a", "max_tokens": 0}),
+                "max_tokens",
+                "at least 1",
+            ),
+            (
+                json!({"prompt": "a", "max_tokens": -1}),
+                "max_tokens",
+                "at least 1",
+            ),
+            (json!({"prompt": "a", "n": 0}), "n", "from 1 to 128"),
         ] {
             let error = CompletionRequest::parse(&body).expect_err(&body.to_string());
             assert_eq!(error.status(), 400);

@@ -20,5 +20,13 @@ pub const PROMPTS: usize = 64;
 pub const CHOICES: usize = 4_096;
 /// Bytes of `response_format.json_schema.name`.
 pub const SCHEMA_NAME_BYTES: usize = 64;
+/// `n`, and all sequences of one request together.
+pub const SEQUENCES: i64 = 128;
+/// `best_of`, as with OpenAI.
+pub const BEST_OF: i64 = 20;
+/// `top_logprobs` of a chat request.
+pub const TOP_LOGPROBS: i64 = 20;
+/// `logprobs` of a text completion.
+pub const COMPLETION_LOGPROBS: i64 = 5;
 /// Bytes of a tool's or participant's name.
 pub const NAME_BYTES: usize = 256;

@@ -28,9 +28,11 @@ pub struct RequestedSampling {
 }
 
 impl RequestedSampling {
-    /// Complete parameters for a sequence with this seed.
+    /// Complete parameters for a sequence with this seed. Log probabilities are the caller's to add.
     pub fn resolve(&self, model: &RecommendedSampling, seed: u64) -> SamplingParameters {
         SamplingParameters {
+            logprobs: None,
+            prompt_logprobs: false,
             temperature: self.temperature.or(model.temperature).unwrap_or(1.0),
             top_k: self.top_k.or(model.top_k).unwrap_or(0),
             top_p: self.top_p.or(model.top_p).unwrap_or(1.0),
@@ -48,13 +50,28 @@ impl RequestedSampling {
     }
 }
 
+/// How many answers are generated for each prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choices {
+    /// Choices that are told; at least 1.
+    pub n: usize,
+    /// Sequences generated, the best `n` of which are told; at least `n`.
+    pub best_of: usize,
+}
+
+impl Default for Choices {
+    fn default() -> Self {
+        Self { n: 1, best_of: 1 }
+    }
+}
+
 /// The shared fields, validated.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct GenerationOptions {
     /// None: the model that is loaded.
     pub model: Option<String>,
     pub sampling: RequestedSampling,
-    /// None: as much as fits.
+    /// None: as much as fits. 0 only with `echo`.
     pub max_tokens: Option<usize>,
     pub stop: Vec<String>,
     pub ignore_eos: bool,
@@ -63,11 +80,15 @@ pub struct GenerationOptions {
     pub return_progress: bool,
     /// What the output must look like.
     pub output: Option<GrammarPart>,
+    pub choices: Choices,
+    /// Tell log probabilities of the tokens, and of this many most likely ones at each place.
+    pub logprobs: Option<usize>,
+    /// Tell how long prompt and output took.
+    pub timings: bool,
 }
 
 impl GenerationOptions {
     pub fn parse(body: &Fields<'_>) -> Result<Self, ApiError> {
-        refuse_what_is_not_offered(body)?;
         let stream = body.boolean("stream")?.unwrap_or(false);
         let include_usage = match body.object("stream_options")? {
             Some(_) if !stream => {
@@ -79,11 +100,14 @@ impl GenerationOptions {
             Some(options) => options.boolean("include_usage")?.unwrap_or(false),
             None => false,
         };
-        // Accepted and without effect: checked only for what they are.
-        body.string("user")?;
-        body.object("metadata")?;
-
-        let max_tokens = body.integer("max_tokens", 1, i64::MAX)?;
+        accept_without_effect(body)?;
+        let n = body.integer("n", 1, limits::SEQUENCES)?.unwrap_or(1) as usize;
+        // Only a prompt that is told makes an answer without tokens.
+        let least = match body.boolean("echo")? {
+            Some(true) => 0,
+            _ => 1,
+        };
+        let max_tokens = body.integer("max_tokens", least, i64::MAX)?;
         let max_completion_tokens = body.integer("max_completion_tokens", 1, i64::MAX)?;
         Ok(Self {
             model: body.string("model")?.map(str::to_owned),
@@ -101,25 +125,37 @@ impl GenerationOptions {
             include_usage,
             return_progress: body.boolean("return_progress")?.unwrap_or(false),
             output: output_format(body)?,
+            choices: Choices { n, best_of: n },
+            logprobs: None,
+            timings: timings(body)?,
         })
     }
 }
 
-/// Clear errors for parameters that OpenAI knows and this server does not have (yet).
-fn refuse_what_is_not_offered(body: &Fields<'_>) -> Result<(), ApiError> {
-    if body.integer("n", 1, 128)?.unwrap_or(1) > 1 {
-        return Err(ApiError::unsupported(
-            "n",
-            "greater than 1 is not supported; send the request several times",
-        ));
+/// Fields that change nothing here: checked only for what they are.
+fn accept_without_effect(body: &Fields<'_>) -> Result<(), ApiError> {
+    for name in [
+        "user",
+        "service_tier",
+        "prompt_cache_key",
+        "safety_identifier",
+        "verbosity",
+    ] {
+        body.string(name)?;
     }
-    if body.integer("best_of", 1, 128)?.unwrap_or(1) > 1 {
-        return Err(ApiError::unsupported(
-            "best_of",
-            "greater than 1 is not supported",
-        ));
+    body.boolean("store")?;
+    body.object("metadata")?;
+    body.object("prediction")?;
+    if let Some(options) = body.object("stream_options")? {
+        options.boolean("include_obfuscation")?;
     }
     Ok(())
+}
+
+/// `timings`, or as llama-server spells it `timings_per_token`.
+fn timings(body: &Fields<'_>) -> Result<bool, ApiError> {
+    let asked = body.boolean("timings")?.unwrap_or(false);
+    Ok(body.boolean("timings_per_token")?.unwrap_or(false) || asked)
 }
 
 fn sampling(body: &Fields<'_>) -> Result<RequestedSampling, ApiError> {

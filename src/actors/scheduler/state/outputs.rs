@@ -7,11 +7,19 @@ use super::{RowsInFlight, SchedulerState};
 use crate::actors::messages::{Finished, GenerationEvent, GenerationFailure};
 use crate::actors::scheduler::budget::StepCost;
 use crate::actors::scheduler::sequence::{EventSink, Phase};
+use crate::engine::sampler::TokenLogprobs;
 use crate::engine::step::{SampledToken, StepOutput};
 use crate::ids::SequenceId;
 
-/// The token that a sequence sampled, if it was to sample one, or why its rows were not computed.
-type Outcome = Result<Option<SampledToken>, String>;
+/// What a sequence's rows led to, or why they were not computed.
+type Outcome = Result<Results, String>;
+
+struct Results {
+    /// The token, if one was to be sampled.
+    sampled: Option<SampledToken>,
+    /// Of prompt rows, if they were asked for.
+    scored: Vec<TokenLogprobs>,
+}
 
 impl<E: EventSink> SchedulerState<E> {
     /// Takes the engine's answer to the oldest plan in flight.
@@ -25,25 +33,29 @@ impl<E: EventSink> SchedulerState<E> {
         self.observe(&output, plan.prefill_tokens, plan.goes_on);
 
         let mut failed: HashMap<_, _> = output.failed.into_iter().collect();
-        let sampled: HashMap<_, _> = output
+        let mut scored: HashMap<_, _> = output.scored.into_iter().collect();
+        let mut sampled: HashMap<_, _> = output
             .sampled
             .into_iter()
             .map(|sampled| (sampled.sequence, sampled))
             .collect();
         for rows in plan.rows {
             let id = rows.sequence;
-            let sampled = sampled.get(&id).copied();
+            let sampled = sampled.remove(&id);
             let outcome = match failed.remove(&id) {
                 Some(reason) => Err(reason),
                 None if rows.sample && sampled.is_none() => {
                     Err("the engine sampled no token".to_owned())
                 }
-                None => Ok(sampled),
+                None => Ok(Results {
+                    sampled,
+                    scored: scored.remove(&id).unwrap_or_default(),
+                }),
             };
             let finished = if self.running.contains_key(&id) {
-                self.take_running(rows, outcome)
+                self.take_running(rows, outcome, now)
             } else {
-                self.take_preempted(rows, outcome)
+                self.take_preempted(rows, outcome, now)
             };
             if let Some(finished) = finished {
                 self.finish(id, finished, now);
@@ -80,13 +92,18 @@ impl<E: EventSink> SchedulerState<E> {
     }
 
     /// Takes what became of the rows of a sequence that still holds its blocks.
-    fn take_running(&mut self, rows: RowsInFlight, outcome: Outcome) -> Option<Finished> {
+    fn take_running(
+        &mut self,
+        rows: RowsInFlight,
+        outcome: Outcome,
+        now: Instant,
+    ) -> Option<Finished> {
         let id = rows.sequence;
         let running = self.running.get_mut(&id)?;
         running.sequence.answered(rows.sample);
         let ending = matches!(running.phase, Phase::Ending);
-        let sampled = match outcome {
-            Ok(sampled) => sampled,
+        let Results { sampled, scored } = match outcome {
+            Ok(results) => results,
             Err(reason) => {
                 // What later rows of it compute rests on what is missing: none of it is kept.
                 if !ending {
@@ -98,7 +115,8 @@ impl<E: EventSink> SchedulerState<E> {
         };
         running.advance(rows.tokens);
         if !ending {
-            return running.sequence.take_token(sampled?);
+            running.sequence.take_scored(scored);
+            return running.sequence.take_token(sampled?, now);
         }
         // Nobody hears it, but it tells which token a further row has computed.
         let token = sampled.map(|sampled| sampled.token);
@@ -111,11 +129,19 @@ impl<E: EventSink> SchedulerState<E> {
 
     /// Takes what became of the rows of a sequence that was preempted after they were handed over:
     /// their blocks are lost, but their token counts. Sequences that have ended are ignored.
-    fn take_preempted(&mut self, rows: RowsInFlight, outcome: Outcome) -> Option<Finished> {
+    fn take_preempted(
+        &mut self,
+        rows: RowsInFlight,
+        outcome: Outcome,
+        now: Instant,
+    ) -> Option<Finished> {
         let waiting = self.waiting.get_mut(&rows.sequence)?;
         waiting.sequence.answered(rows.sample);
         match outcome {
-            Ok(sampled) => waiting.take_token(sampled?),
+            Ok(Results { sampled, scored }) => {
+                waiting.sequence.take_scored(scored);
+                waiting.take_token(sampled?, now)
+            }
             Err(reason) => {
                 self.fail(rows.sequence, GenerationFailure::Engine(reason));
                 None

@@ -15,6 +15,10 @@ use crate::actors::scheduler::sequence::{
 use crate::engine::step::{AdmittedSequence, RowInput, SequenceRows, StepPlan};
 use crate::ids::{BlockId, SequenceId};
 
+/// Prompt rows of one step whose logits are wanted: a row of logits is as long as the vocabulary, and this
+/// many rows are no more than a full house of decoding sequences has.
+const MAX_SCORED_ROWS: usize = 64;
+
 /// A plan in the making.
 #[derive(Default)]
 struct PlanBuilder {
@@ -147,6 +151,7 @@ impl<E: EventSink> SchedulerState<E> {
             sequence: id,
             namespace: Namespace::default(),
             tokens: waiting.tokens.clone(),
+            reusable: waiting.sequence.reusable(),
             resumed: waiting.sequence.cached.is_some(),
         }
     }
@@ -257,8 +262,13 @@ impl<E: EventSink> SchedulerState<E> {
             requests: prefills.len() + self.waiting.len(),
         };
         let tokens = self.budget.prefill_tokens(decode_rows, pending);
-        for (id, chunk) in policy::share(&prefills, tokens) {
+        let mut scored_rows = MAX_SCORED_ROWS;
+        for (id, mut chunk) in policy::share(&prefills, tokens) {
             let blocks = admitted.remove(&id).unwrap_or_default();
+            if self.running[&id].sequence.unscored() > 0 {
+                chunk = chunk.min(scored_rows.max(1));
+                scored_rows = scored_rows.saturating_sub(chunk);
+            }
             self.plan_prefill(id, chunk, blocks, plan);
         }
         debug_assert!(admitted.is_empty(), "whoever is admitted gets a token");
@@ -335,6 +345,7 @@ impl<E: EventSink> SchedulerState<E> {
             .expect("a candidate waits until its cycle ends");
         if sequence.cached.is_none() {
             sequence.cached = Some(cached);
+            sequence.began = Some(now);
             self.metrics
                 .prompt_tokens
                 .inc_by(sequence.request.prompt.len() as u64);

@@ -167,7 +167,9 @@ impl Client {
         loop {
             match self.next().await {
                 GenerationEvent::Prefill(_) => {}
-                GenerationEvent::Tokens(tokens) => output.extend(tokens),
+                GenerationEvent::Tokens(tokens) => {
+                    output.extend(tokens.into_iter().map(|token| token.id));
+                }
                 last => return (output, last),
             }
         }

@@ -69,7 +69,7 @@ impl Ticket {
             GenerationEvent::Tokens(tokens) => Some(tokens.clone()),
             _ => None,
         });
-        tokens.flatten().collect()
+        tokens.flatten().map(|token| token.id).collect()
     }
 
     pub fn usage(&self) -> Option<TokenUsage> {

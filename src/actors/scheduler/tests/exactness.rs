@@ -2,7 +2,8 @@
 //! engine. Many requests, each alone with a cold cache; then all of them together, as no two servers
 //! would compute them: in another order, in chunks of random size, on shared and unshared blocks, over
 //! a pool so small that sequences lose their blocks again and again, and once more over a warm cache.
-//! The logits have the same bits each time, and so the texts are equal.
+//! The logits have the same bits each time, and so the texts are equal, and the log probabilities of those
+//! that ask for them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -13,13 +14,13 @@ use std::time::{Duration, Instant};
 use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 
-use crate::actors::messages::GenerationEvent;
+use crate::actors::messages::{GeneratedToken, GenerationEvent};
 use crate::actors::prefix_cache::Ledger;
 use crate::actors::scheduler::sequence::{EventSink, Request};
 use crate::actors::scheduler::state::SchedulerState;
 use crate::actors::scheduler::{EngineFacts, SchedulerOptions};
 use crate::engine::loader::{self, Architecture, HubOptions, ModelSource, TextAssets, hub};
-use crate::engine::sampler::SamplingParameters;
+use crate::engine::sampler::{SamplingParameters, TokenLogprobs};
 use crate::engine::step::{RowInput, StepOutput, StepPlan};
 use crate::engine::tests::model::{self, Format, Random};
 use crate::engine::{AttentionKind, Engine, EngineOptions, KvDtype, KvSize, MatmulPrecision};
@@ -45,7 +46,9 @@ struct Solo {
     ignore_eos: bool,
     /// The bits of the logits of each token of the answer.
     logits: Vec<Vec<u32>>,
-    tokens: Vec<TokenId>,
+    tokens: Vec<GeneratedToken>,
+    /// Log probabilities of the prompt, if they are asked for.
+    scored: Vec<TokenLogprobs>,
 }
 
 fn bits(logits: &[f32]) -> Vec<u32> {
@@ -58,7 +61,8 @@ struct Listener(Rc<RefCell<Heard>>);
 
 #[derive(Default)]
 struct Heard {
-    tokens: Vec<TokenId>,
+    tokens: Vec<GeneratedToken>,
+    scored: Vec<TokenLogprobs>,
     cached: Option<usize>,
 }
 
@@ -67,6 +71,10 @@ impl EventSink for Listener {
         let mut heard = self.0.borrow_mut();
         match event {
             GenerationEvent::Prefill(_) => {}
+            GenerationEvent::PromptLogprobs(logprobs) => {
+                assert!(heard.tokens.is_empty(), "the prompt comes first");
+                heard.scored.extend(logprobs);
+            }
             GenerationEvent::Tokens(tokens) => heard.tokens.extend(tokens),
             GenerationEvent::Finished(finished) => {
                 heard.cached = Some(finished.usage.cached_tokens);
@@ -179,11 +187,25 @@ fn run_alone(engine: &mut Engine, solo: &mut Solo) {
         server.deliver();
     }
     let chunks: Vec<_> = server.chunks.into_iter().filter(|&size| size > 0).collect();
-    assert_eq!(chunks, [solo.prompt.len()]);
+    if !solo.sampling.scores_prompt() {
+        assert_eq!(chunks, [solo.prompt.len()]);
+    }
     solo.logits = logits;
     let heard = listener.0.take();
     assert_eq!(heard.cached, Some(0));
     solo.tokens = heard.tokens;
+    solo.scored = heard.scored;
+    let scored = match solo.sampling.scores_prompt() {
+        true => solo.prompt.len() - 1,
+        false => 0,
+    };
+    assert_eq!(solo.scored.len(), scored);
+    let asked = solo.sampling.logprobs.is_some();
+    assert!(
+        solo.tokens
+            .iter()
+            .all(|token| token.logprobs.is_some() == asked)
+    );
 }
 
 /// What happened while all ran together.
@@ -251,7 +273,8 @@ fn run_together(
         }
         for (index, listener) in running.values() {
             let (heard, solo) = (listener.0.take(), &solos[*index]);
-            assert_eq!(heard.tokens, solo.tokens, "request {index}");
+            assert_eq!(facts(&heard.tokens), facts(&solo.tokens), "request {index}");
+            assert_eq!(heard.scored, solo.scored, "request {index}");
             if let Some(format) = format {
                 assert_eq!(text(format, &heard.tokens), text(format, &solo.tokens));
             }
@@ -267,9 +290,20 @@ fn run_together(
     }
 }
 
-fn text(format: &PromptFormat, tokens: &[TokenId]) -> String {
+/// What does not depend on the clock.
+fn facts(tokens: &[GeneratedToken]) -> Vec<(TokenId, &Option<TokenLogprobs>)> {
+    tokens
+        .iter()
+        .map(|token| (token.id, &token.logprobs))
+        .collect()
+}
+
+fn text(format: &PromptFormat, tokens: &[GeneratedToken]) -> String {
     let mut detokenizer = format.detokenizer();
-    let mut text: String = tokens.iter().map(|id| detokenizer.push(*id)).collect();
+    let mut text: String = tokens
+        .iter()
+        .map(|token| detokenizer.push(token.id))
+        .collect();
     text += &detokenizer.finish();
     text
 }
@@ -313,12 +347,15 @@ fn solos(
             top_p: 0.95,
             repetition_penalty: if index % 5 == 0 { 1.1 } else { 1.0 },
             seed: index as u64,
+            logprobs: (index % 4 == 1).then_some(index % 5),
+            prompt_logprobs: index % 8 == 5,
             ..SamplingParameters::default()
         },
         max_new_tokens: [1, 3, 8, longest][random.below(4)],
         ignore_eos: index % 4 > 0,
         logits: Vec::new(),
         tokens: Vec::new(),
+        scored: Vec::new(),
     };
     prompts.into_iter().enumerate().map(solo).collect()
 }

@@ -247,6 +247,7 @@ impl FakeEngine {
         output.sampled.push(SampledToken {
             sequence: id,
             token,
+            logprobs: None,
             end,
         });
     }

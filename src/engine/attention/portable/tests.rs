@@ -122,7 +122,7 @@ fn agrees_with_the_formula_and_not_with_the_batch() {
             start,
             table,
             SHAPE.block_size,
-            true,
+            1,
         );
     };
     let queries = numbers(60 * width, 5);
@@ -187,7 +187,7 @@ fn what_was_left_in_unwritten_places_does_no_harm() {
         5,
         &[BlockId(0), BlockId(1)],
         SHAPE.block_size,
-        true,
+        1,
     );
     let queries = numbers(SHAPE.heads * SHAPE.head_dim, 9);
     let expected = attend(&attention, &batch, &clean, &queries);
