@@ -2,7 +2,6 @@
 
 use super::PromptFormat;
 use super::output::ParserOptions;
-use super::reasoning;
 use super::tools::constraint::{self, CallableTool, Otherwise};
 use crate::grammar::{GrammarPart, GrammarSpec};
 
@@ -68,21 +67,24 @@ impl PromptFormat {
                         arguments: add(arguments),
                     })
                     .collect();
-                constraint::answer(self.tool_format(), &tools, rules.several, &otherwise)
-                    .ok_or(NoRulesForCalls)?
+                constraint::answer(
+                    self.output_format().tools,
+                    &tools,
+                    rules.several,
+                    &otherwise,
+                )
+                .ok_or(NoRulesForCalls)?
             }
         };
-        let close = format!(
-            "reasoning[suffix=\"{}\"]: /(?s:.*)/\nBREAK: /\\n{{1,2}}/\n",
-            reasoning::CLOSE
-        );
+        let marks = self.output_format().reasoning_marks();
+        let [open, close] = marks.map(|mark| serde_json::Value::from(mark).to_string());
+        let close = format!("reasoning[suffix={close}]: /(?s:.*)/\nBREAK: /\\n{{1,2}}/\n");
         let start = match prompt {
             PromptEnd::Answer => "start: answer\n".to_owned(),
             PromptEnd::InReasoning => format!("start: reasoning BREAK? answer\n{close}"),
-            PromptEnd::BeforeReasoning => format!(
-                "start: (\"{}\" reasoning BREAK?)? answer\n{close}",
-                reasoning::OPEN
-            ),
+            PromptEnd::BeforeReasoning => {
+                format!("start: ({open} reasoning BREAK?)? answer\n{close}")
+            }
         };
         Ok(GrammarSpec {
             root: Some(start + &answer),
@@ -94,9 +96,15 @@ impl PromptFormat {
     pub fn prompt_end(&self, options: &ParserOptions, tail: &str) -> PromptEnd {
         match () {
             () if options.reasoning_open => PromptEnd::InReasoning,
-            () if self.opens_reasoning() && !tail.trim_end().ends_with(reasoning::CLOSE) => {
+            () if self.opens_reasoning()
+                && !tail
+                    .trim_end()
+                    .ends_with(self.output_format().reasoning_marks()[1]) =>
+            {
                 PromptEnd::BeforeReasoning
             }
+            // Whatever the channels before it, the answer is what follows the mark of the last one.
+            () if self.output_format().tools.channels => PromptEnd::InReasoning,
             () => PromptEnd::Answer,
         }
     }

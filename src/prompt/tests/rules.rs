@@ -9,11 +9,11 @@ use crate::grammar::{
     Constraint, Grammar, GrammarCompiler, GrammarPart, GrammarSource, GrammarSpec,
 };
 use crate::ids::TokenId;
-use crate::prompt::tools::ToolFormat;
+use crate::prompt::OutputDelta;
+use crate::prompt::output::{OutputFormat, OutputParser};
 use crate::prompt::tools::constraint::{self, CallableTool, Otherwise};
-use crate::prompt::{
-    AnswerRules, ContentRule, ParserOptions, PromptAssets, PromptEnd, PromptFormat,
-};
+use crate::prompt::tools::{FORMATS, Format};
+use crate::prompt::{AnswerRules, ContentRule, PromptAssets, PromptEnd, PromptFormat};
 
 /// `<|im_end|>`.
 const END: TokenId = TokenId(2039);
@@ -59,6 +59,11 @@ fn accepts(format: &PromptFormat, grammar: &Arc<Grammar>, text: &str) -> bool {
     constraint.allowed().unwrap().allows(END)
 }
 
+fn named(name: &str) -> &'static Format {
+    let found = FORMATS.iter().find(|format| format.name == name);
+    found.expect("a known format")
+}
+
 fn city() -> GrammarPart {
     part(
         json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}),
@@ -71,7 +76,7 @@ fn zone() -> GrammarPart {
 
 fn grammar(
     format: &PromptFormat,
-    calls: ToolFormat,
+    calls: &str,
     several: bool,
     otherwise: &Otherwise,
 ) -> Arc<Grammar> {
@@ -79,7 +84,7 @@ fn grammar(
         name: name.to_owned(),
         arguments: GrammarSpec::reference(index),
     });
-    let rules = constraint::answer(calls, &tools, several, otherwise).expect("rules");
+    let rules = constraint::answer(named(calls), &tools, several, otherwise).expect("rules");
     let spec = GrammarSpec {
         root: Some(format!("start: answer\n{rules}")),
         parts: vec![city(), zone(), part(json!({"type": "boolean"}))],
@@ -94,8 +99,8 @@ const ZONE: &str = "<tool_call>\n{\"name\": \"odd \\\"name\\\"\", \"arguments\":
 #[test]
 fn tagged_calls() {
     let format = demo();
-    let one = grammar(&format, ToolFormat::Tagged, false, &Otherwise::Nothing);
-    let several = grammar(&format, ToolFormat::Tagged, true, &Otherwise::Nothing);
+    let one = grammar(&format, "hermes", false, &Otherwise::Nothing);
+    let several = grammar(&format, "hermes", true, &Otherwise::Nothing);
     let both = format!("{WEATHER}\n{ZONE}");
     assert!(accepts(&format, &one, WEATHER) && accepts(&format, &one, ZONE));
     assert!(accepts(&format, &several, WEATHER) && accepts(&format, &several, &both));
@@ -121,7 +126,7 @@ fn tagged_calls() {
 #[test]
 fn text_beside_tagged_calls() {
     let format = demo();
-    let free = grammar(&format, ToolFormat::Tagged, true, &Otherwise::Text);
+    let free = grammar(&format, "hermes", true, &Otherwise::Text);
     for text in [
         "",
         "Hello there.\nHow <b>are</b> you? <tool",
@@ -140,7 +145,7 @@ fn text_beside_tagged_calls() {
         assert!(!accepts(&format, &free, text), "{text}");
     }
     let or_else = Otherwise::Grammar(GrammarSpec::reference(2));
-    let either = grammar(&format, ToolFormat::Tagged, false, &or_else);
+    let either = grammar(&format, "hermes", false, &or_else);
     assert!(accepts(&format, &either, "true") && accepts(&format, &either, WEATHER));
     assert!(!accepts(&format, &either, "Hello"));
 }
@@ -149,8 +154,8 @@ fn text_beside_tagged_calls() {
 fn bare_calls() {
     let format = demo();
     let call = r#"{"name": "get_weather", "parameters": {"city": "Berlin"}}"#;
-    let one = grammar(&format, ToolFormat::Bare, true, &Otherwise::Nothing);
-    let free = grammar(&format, ToolFormat::Bare, true, &Otherwise::Text);
+    let one = grammar(&format, "llama3", true, &Otherwise::Nothing);
+    let free = grammar(&format, "llama3", true, &Otherwise::Text);
     assert!(accepts(&format, &one, call) && accepts(&format, &free, call));
     assert!(accepts(&format, &free, "Hello {there}") && !accepts(&format, &one, "Hello"));
     for wrong in [
@@ -212,7 +217,7 @@ fn where_reasoning_is_expected() {
     })
     .unwrap();
     let end = |format: &PromptFormat, prompt: &str| {
-        format.prompt_end(&ParserOptions::for_prompt(prompt, false), prompt)
+        format.prompt_end(&format.parser_options(prompt, &[]), prompt)
     };
     assert_eq!(end(&qwen, "Hello"), PromptEnd::BeforeReasoning);
     assert_eq!(
@@ -222,4 +227,81 @@ fn where_reasoning_is_expected() {
     assert_eq!(end(&qwen, "Hello<think>\n"), PromptEnd::InReasoning);
     assert_eq!(end(&demo(), "Hello"), PromptEnd::Answer);
     assert_eq!(end(&demo(), "Hello<think>\n"), PromptEnd::InReasoning);
+}
+
+/// What the rules let through is what the format's parser reads.
+#[test]
+fn calls_of_other_formats() {
+    let format = demo();
+    for (name, call) in [
+        (
+            "granite",
+            "<|tool_call|>[{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Berlin\"}}]",
+        ),
+        (
+            "phi4",
+            "<|tool_call|>[{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Berlin\"}}]<|/tool_call|>",
+        ),
+        (
+            "nemotron",
+            "<TOOLCALL>[{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Berlin\"}}]</TOOLCALL>",
+        ),
+        (
+            "functionary",
+            "<function=get_weather>{\"city\": \"Berlin\"}</function>",
+        ),
+        (
+            "deepseek_v3",
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{\"city\": \"Berlin\"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        ),
+        (
+            "deepseek_v31",
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{\"city\": \"Berlin\"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        ),
+        (
+            "kimi_k2",
+            "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{\"city\": \"Berlin\"}<|tool_call_end|><|tool_calls_section_end|>",
+        ),
+    ] {
+        let forced = grammar(&format, name, true, &Otherwise::Nothing);
+        assert!(accepts(&format, &forced, call), "{name}");
+        assert!(!accepts(&format, &forced, "Hello"), "{name}");
+        assert!(
+            !accepts(&format, &forced, &call.replace("city", "town")),
+            "{name}"
+        );
+        let free = grammar(&format, name, true, &Otherwise::Text);
+        assert!(
+            accepts(&format, &free, call) && accepts(&format, &free, "Hello <b>"),
+            "{name}"
+        );
+        assert!(
+            accepts(&format, &free, &format!("Let me see. {call}")),
+            "{name}"
+        );
+        let output = OutputFormat {
+            reasoning: None,
+            tools: named(name),
+        };
+        let mut parser = OutputParser::new(
+            &output.options("", &[json!({"name": "get_weather"})]),
+            output,
+        );
+        let mut deltas = parser.push(call);
+        deltas.extend(parser.finish());
+        assert_eq!(
+            deltas,
+            [
+                OutputDelta::ToolCallStart {
+                    index: 0,
+                    name: "get_weather".to_owned()
+                },
+                OutputDelta::ToolCallArguments {
+                    index: 0,
+                    text: "{\"city\": \"Berlin\"}".to_owned()
+                },
+            ],
+            "{name}"
+        );
+    }
 }
