@@ -28,6 +28,9 @@ pub(super) const MARKS: [&str; 7] = [
     "<|return|>",
 ];
 
+/// What a channel begins with, and the one for the user.
+pub(super) const BEFORE_ANSWER: [&str; 2] = [CHANNEL, "<|channel|>final<|message|>"];
+
 /// The beginning of the answer that is in the prompt already.
 pub(super) fn begun_in(prompt: &str) -> &str {
     prompt

@@ -2,7 +2,7 @@
 
 use super::OutputDelta;
 use super::harmony::{self, ChannelParser};
-use super::reasoning::{ReasoningFormat, ReasoningSplitter, Side};
+use super::reasoning::{ReasoningFormat, ReasoningSplitter, Side, THINK};
 use super::tools::{DeclaredTools, Format, ToolCallParser};
 
 /// What to look for in one request's output.
@@ -40,6 +40,15 @@ impl OutputFormat {
             } else {
                 String::new()
             },
+        }
+    }
+
+    /// What opens and closes reasoning, for models that reason.
+    pub(super) fn reasoning_marks(&self) -> [&'static str; 2] {
+        match self.reasoning {
+            Some(reasoning) => [reasoning.open, reasoning.close],
+            None if self.tools.channels => harmony::BEFORE_ANSWER,
+            None => [THINK.open, THINK.close],
         }
     }
 

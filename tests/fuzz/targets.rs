@@ -16,7 +16,7 @@ use trunkline::http::request::chat::ChatRequest;
 use trunkline::http::request::completion::CompletionRequest;
 use trunkline::http::request::parse_json;
 use trunkline::prompt::{
-    ChatInput, ChatTemplate, OutputDelta, ParserOptions, PromptAssets, PromptFormat, StopMatcher,
+    ChatInput, ChatTemplate, OutputDelta, PromptAssets, PromptFormat, StopMatcher,
 };
 
 /// Bodies that are understood.
@@ -267,19 +267,14 @@ pub fn request(data: &[u8]) {
 pub fn output(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     DEMO.with(|format| {
+        let declared = [json!({"type": "function", "function": {
+            "name": "f",
+            "parameters": {"type": "object", "properties": {"x": {"type": "integer"}, "a": {"type": "string"}}},
+        }})];
         for options in [
-            ParserOptions {
-                tools: true,
-                reasoning_open: false,
-            },
-            ParserOptions {
-                tools: true,
-                reasoning_open: true,
-            },
-            ParserOptions {
-                tools: false,
-                reasoning_open: false,
-            },
+            format.parser_options("<|im_start|>assistant\n", &declared),
+            format.parser_options("<|im_start|>assistant\n<think>\n", &declared),
+            format.parser_options("<|im_start|>assistant\n", &[]),
         ] {
             let parse = |pieces: &mut dyn Iterator<Item = &str>| {
                 let mut parser = format.output_parser(&options);
