@@ -97,7 +97,11 @@ fn drop_without_effect(value: &mut Value) {
             if map.get("uniqueItems") == Some(&Value::Bool(false)) {
                 map.remove("uniqueItems");
             }
-            map.values_mut().for_each(drop_without_effect);
+            // Values are no schemas.
+            let schemas = map
+                .iter_mut()
+                .filter(|(keyword, _)| !["const", "enum"].contains(&keyword.as_str()));
+            schemas.for_each(|(_, value)| drop_without_effect(value));
         }
         Value::Array(items) => items.iter_mut().for_each(drop_without_effect),
         _ => {}

@@ -499,3 +499,41 @@ fn impossible_choices_are_400_and_named() {
     );
     server.wait_idle();
 }
+
+/// A grammar outlives the loss of a sequence's blocks.
+#[test]
+fn preempted_answers_keep_to_their_schema() {
+    let crowded = TestServer::with(|config| {
+        // 12 blocks of 32 tokens, for six answers of up to 200 tokens.
+        config.kv_blocks = trunkline::config::Auto::Set(12);
+    });
+    let roomy = TestServer::start();
+    let list = json!({"type": "array", "minItems": 100, "items": {"type": "object", "additionalProperties": false,
+        "required": ["name", "age"], "properties": {
+            "name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0, "maximum": 99}}}});
+    let bodies: Vec<Value> = (0..6)
+        .map(|index| {
+            let question = ask(&format!("Tell me about number {index}."));
+            let sampled = json!({"temperature": 0.8, "seed": index, "max_tokens": 200});
+            with(with(question, sampled), schema_format(&list))
+        })
+        .collect();
+    let alone: Vec<String> = bodies
+        .iter()
+        .map(|body| content(&roomy.chat(body)))
+        .collect();
+    let together: Vec<String> = thread::scope(|scope| {
+        let running: Vec<_> = bodies
+            .iter()
+            .map(|body| scope.spawn(|| Answer::of(crowded.stream_chat(body)).content))
+            .collect();
+        running
+            .into_iter()
+            .map(|thread| thread.join().expect("an answer"))
+            .collect()
+    });
+    assert!(crowded.metric("trunkline_preemptions_total") > 0.0);
+    assert_eq!(alone, together);
+    assert!(alone.iter().all(|text| text.starts_with('[')), "{alone:?}");
+    crowded.wait_idle();
+}
