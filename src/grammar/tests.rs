@@ -517,7 +517,7 @@ fn what_cannot_be_enforced_is_named() {
             "not supported",
         ),
         (
-            json!({"required": ["x"], "properties": {"x": {"type": "integer", "minimum": 5, "maximum": 1}}}),
+            json!({"type": "object", "required": ["x"], "properties": {"x": {"type": "integer", "minimum": 5, "maximum": 1}}}),
             "properties.x",
             "",
         ),
