@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::{rounds, two_tools, types};
+use super::{assert_colour, colour_schema, rounds, two_tools, types};
 use crate::support::{Event, TestServer, exchange, wait_until};
 
 const PATH: &str = "/v1/messages";
@@ -323,4 +323,33 @@ fn errors_have_anthropics_shape() {
     assert_eq!(served.json()["type"], "message", "{}", served.text());
     let served = send("POST", PATH, ("Authorization", "Bearer secret"), &hello);
     assert_eq!(served.status, 200);
+}
+
+#[test]
+fn a_schema_and_a_choice_of_tools_are_enforced() {
+    let server = TestServer::start();
+    let mut body = ask(json!("What colour is the sky? Answer in JSON."));
+    body["output_config"] = json!({"format": {"type": "json_schema", "schema": colour_schema()}});
+    assert_colour(
+        create(&server, &body)["content"][0]["text"]
+            .as_str()
+            .expect("text"),
+    );
+    let mut body = ask(json!("What is the weather in Berlin?"));
+    body["tools"] = tools();
+    body["tool_choice"] = json!({"type": "any"});
+    let called = create(&server, &body);
+    assert_eq!(called["stop_reason"], "tool_use", "{called}");
+    body["tool_choice"] =
+        json!({"type": "tool", "name": "time", "disable_parallel_tool_use": true});
+    let called = create(&server, &body);
+    assert_eq!(called["content"][0]["name"], "time", "{called}");
+    body["tool_choice"] = json!({"type": "tool", "name": "none"});
+    let refused = server.post(PATH, &body);
+    assert_eq!(refused.status, 400);
+    assert!(
+        refused.text().contains("`tool_choice.name`"),
+        "{}",
+        refused.text()
+    );
 }

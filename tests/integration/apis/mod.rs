@@ -67,3 +67,19 @@ fn types(events: &[Event]) -> Vec<String> {
     }
     types
 }
+
+/// A schema that only two short texts follow.
+fn colour_schema() -> Value {
+    json!({"type": "object", "properties": {"colour": {"enum": ["blue", "green"]}}, "required": ["colour"],
+        "additionalProperties": false})
+}
+
+/// The text follows [`colour_schema`].
+fn assert_colour(text: &str) {
+    let value: Value =
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text:?}"));
+    assert!(
+        value == json!({"colour": "blue"}) || value == json!({"colour": "green"}),
+        "{value}"
+    );
+}

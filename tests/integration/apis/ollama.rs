@@ -2,7 +2,7 @@ use std::io::{BufRead, BufReader, Read};
 
 use serde_json::{Value, json};
 
-use super::{rounds, two_tools};
+use super::{assert_colour, colour_schema, rounds, two_tools};
 use crate::support::{TestServer, exchange, open_request, wait_until};
 
 const CHAT: &str = "/api/chat";
@@ -252,4 +252,13 @@ fn errors_have_ollamas_shape() {
         );
     }
     assert_eq!(whole(&server, CHAT, ask("Hello!"))["done"], true);
+}
+
+#[test]
+fn a_schema_is_enforced() {
+    let server = TestServer::start();
+    let mut body = ask("What colour is the sky? Answer in JSON.");
+    body["format"] = colour_schema();
+    let answer = whole(&server, CHAT, body);
+    assert_colour(answer["message"]["content"].as_str().expect("text"));
 }

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::{rounds, two_tools, types};
+use super::{assert_colour, colour_schema, rounds, two_tools, types};
 use crate::support::{Event, Response, TestServer, exchange, wait_until};
 
 const PATH: &str = "/v1/responses";
@@ -313,4 +313,34 @@ fn bad_input_is_refused_in_openais_shape() {
         (405, Some("POST, OPTIONS"))
     );
     assert_eq!(create(&server, ask("Hello!"))["object"], "response");
+}
+
+#[test]
+fn a_schema_and_a_chosen_function_are_enforced() {
+    let server = TestServer::start();
+    let mut body = ask("What colour is the sky? Answer in JSON.");
+    body["text"] = json!({"format": {"type": "json_schema", "name": "answer", "strict": true, "schema": colour_schema()}});
+    assert_colour(&text(&create(&server, body.clone())));
+    body["text"]["format"]["schema"] =
+        json!({"type": "object", "properties": {"a": {"$ref": "https://example.org/x"}}});
+    let refused = server.post(PATH, &body);
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    let parameter = refused.error()["param"]
+        .as_str()
+        .expect("a field")
+        .to_owned();
+    assert!(parameter.starts_with("text.format.schema"), "{parameter}");
+
+    let mut body = ask("What is the weather in Berlin?");
+    body["tools"] = tools();
+    body["tool_choice"] = json!({"type": "function", "name": "time"});
+    let called = create(&server, body.clone());
+    assert_eq!(called["output"][0]["type"], "function_call", "{called}");
+    assert_eq!(called["output"][0]["name"], "time");
+    body["tool_choice"] = json!({"type": "function", "name": "none"});
+    let refused = server.post(PATH, &body);
+    assert_eq!(
+        (refused.status, refused.error()["param"].as_str()),
+        (400, Some("tool_choice.name"))
+    );
 }
