@@ -232,7 +232,8 @@ fn reasoning_and_tool_calls_are_told_as_the_model_wrote_them() {
 #[test]
 fn text_completions_have_the_old_shape() {
     let server = TestServer::start();
-    let body = json!({"prompt": "One, two,", "max_tokens": 6, "temperature": 0, "ignore_eos": true, "logprobs": 3});
+    let prompt = "<|im_start|>user\nCount from one to ten.<|im_end|>\n<|im_start|>assistant\n";
+    let body = json!({"prompt": prompt, "max_tokens": 6, "temperature": 0, "ignore_eos": true, "logprobs": 3});
     let answer = complete(&server, &body);
     let choice = &answer["choices"][0];
     let text = choice["text"].as_str().expect("a text");

@@ -347,7 +347,11 @@ fn a_choice_overrules_the_model() {
             );
         }
     }
-    let members = json!({"tools": tools, "tool_choice": "required", "max_tokens": 300});
+    // Nothing in the question says what to write, so the schema has to end it.
+    let mut bounded = weather();
+    bounded["function"]["parameters"]["properties"]["city"]["maxLength"] = 20.into();
+    let tools_with_an_end = json!([bounded, clock()]);
+    let members = json!({"tools": tools_with_an_end, "tool_choice": "required", "max_tokens": 1000});
     let made = calls(&server.chat(&with(ask("Hello!"), members)));
     assert!(
         !made.is_empty()

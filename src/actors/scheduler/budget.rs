@@ -100,7 +100,8 @@ impl TokenCost {
 
     /// As many tokens as fit into `seconds`, if the cost is known.
     fn fitting(&self, seconds: f64) -> Option<usize> {
-        self.0.map(|cost| (seconds / cost) as usize)
+        // Sums of times are off by their rounding: a token that fits but for that fits.
+        self.0.map(|cost| (seconds / cost + 1e-6) as usize)
     }
 }
 

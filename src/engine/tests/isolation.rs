@@ -101,13 +101,14 @@ fn impossible_rows_fail_alone() {
             prefill(10, &[30], &good, 0),
             prefill(11, &[32, 32], &[1; 20], 0),
             prefill(12, &[33], &[1], usize::MAX),
+            prefill(13, &[40], &good, 0),
             prefill(99, &[34], &[1], 0),
         ],
         ..Default::default()
     });
     assert_eq!(failed(&beside), [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 99]);
     assert_eq!(beside.number, 2);
-    let [(9, token)] = sampled(&beside)[..] else {
+    let [(13, token)] = sampled(&beside)[..] else {
         panic!("{beside:?}")
     };
     assert_eq!(token, alone.sampled[0].token.0);
