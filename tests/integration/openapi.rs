@@ -24,7 +24,10 @@ fn every_described_operation_exists() {
             // What it answered is described.
             let described = &methods[method.to_lowercase()]["responses"];
             let status = response.status.to_string();
-            assert!(described.get(&status).is_some(), "{method} {path}: {status} {text}");
+            assert!(
+                described.get(&status).is_some(),
+                "{method} {path}: {status} {text}"
+            );
             operations += 1;
         }
     }
@@ -36,17 +39,29 @@ fn every_described_operation_exists() {
 fn a_described_example_is_answered() {
     let server = TestServer::start();
     let schemas = server.get("/openapi.json").json()["components"]["schemas"].clone();
-    assert_eq!(schemas["ChatCompletionRequest"]["required"], json!(["messages"]));
+    assert_eq!(
+        schemas["ChatCompletionRequest"]["required"],
+        json!(["messages"])
+    );
     assert_eq!(schemas["Message"]["required"], json!(["role"]));
     let body = json!({"messages": [{"role": "user", "content": "What color is the sky? One word."}], "temperature": 0});
     let answer = server.chat(&body);
     assert_eq!(answer["choices"][0]["message"]["content"], "Blue");
-    let described = schemas["ChatCompletion"]["properties"].as_object().expect("properties");
+    let described = schemas["ChatCompletion"]["properties"]
+        .as_object()
+        .expect("properties");
     for name in answer.as_object().expect("an object").keys() {
         assert!(described.contains_key(name), "{name} is not described");
     }
-    for name in schemas["ChatCompletion"]["required"].as_array().expect("names") {
-        assert_ne!(answer[name.as_str().expect("a name")], Value::Null, "{name}");
+    for name in schemas["ChatCompletion"]["required"]
+        .as_array()
+        .expect("names")
+    {
+        assert_ne!(
+            answer[name.as_str().expect("a name")],
+            Value::Null,
+            "{name}"
+        );
     }
 }
 
@@ -55,11 +70,18 @@ fn the_page_is_served_from_here_alone() {
     let server = TestServer::start();
     let page = server.get("/docs/");
     assert_eq!(page.status, 200);
-    assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")));
+    assert!(
+        page.header("content-type")
+            .is_some_and(|kind| kind.starts_with("text/html"))
+    );
     let text = page.text();
     assert!(text.contains("swagger-ui"), "{text}");
     assert!(!text.contains("https://"), "{text}");
-    for asset in ["swagger-ui-bundle.js", "swagger-ui.css", "swagger-initializer.js"] {
+    for asset in [
+        "swagger-ui-bundle.js",
+        "swagger-ui.css",
+        "swagger-initializer.js",
+    ] {
         let response = server.get(&format!("/docs/{asset}"));
         assert_eq!(response.status, 200, "{asset}");
         assert!(response.text().len() > 100, "{asset}");
@@ -71,7 +93,8 @@ fn the_page_is_served_from_here_alone() {
 /// With keys, reading what can be asked needs none; asking does.
 #[test]
 fn the_description_needs_no_key() {
-    let server = TestServer::with(|config| config.api_key = vec!["secret-key".parse().expect("a key")]);
+    let server =
+        TestServer::with(|config| config.api_key = vec!["secret-key".parse().expect("a key")]);
     for path in UNDESCRIBED {
         assert_eq!(server.get(path).status, 200, "{path}");
     }

@@ -351,7 +351,8 @@ fn a_choice_overrules_the_model() {
     let mut bounded = weather();
     bounded["function"]["parameters"]["properties"]["city"]["maxLength"] = 20.into();
     let tools_with_an_end = json!([bounded, clock()]);
-    let members = json!({"tools": tools_with_an_end, "tool_choice": "required", "max_tokens": 1000});
+    let members =
+        json!({"tools": tools_with_an_end, "tool_choice": "required", "max_tokens": 1000});
     let made = calls(&server.chat(&with(ask("Hello!"), members)));
     assert!(
         !made.is_empty()

@@ -44,5 +44,9 @@ pub fn page() -> SwaggerUi {
     SwaggerUi::new(format!("{PAGE_PATH}{{_:.*}}"))
         .url(DESCRIPTION_PATH, description())
         // Requests are tried with the page's own origin; nothing is sent elsewhere.
-        .config(Config::default().try_it_out_enabled(true).validator_url("none"))
+        .config(
+            Config::default()
+                .try_it_out_enabled(true)
+                .validator_url("none"),
+        )
 }

@@ -25,9 +25,9 @@ fn wrong_for(schema: &Value) -> Option<Value> {
     ]
     .into_iter()
     .find(|(kind, _)| {
-        !allowed.iter().any(|allowed| {
-            allowed == kind || (*kind == "number" && allowed == "integer")
-        })
+        !allowed
+            .iter()
+            .any(|allowed| allowed == kind || (*kind == "number" && allowed == "integer"))
     })
     .map(|(_, value)| value)
 }
@@ -36,7 +36,9 @@ fn wrong_for(schema: &Value) -> Option<Value> {
 fn types(schema: &Value, found: &mut Vec<String>) {
     match &schema["type"] {
         Value::String(kind) => found.push(kind.clone()),
-        Value::Array(kinds) => found.extend(kinds.iter().filter_map(Value::as_str).map(str::to_owned)),
+        Value::Array(kinds) => {
+            found.extend(kinds.iter().filter_map(Value::as_str).map(str::to_owned))
+        }
         _ => {}
     }
     for keyword in ["oneOf", "anyOf", "allOf"] {
@@ -44,7 +46,10 @@ fn types(schema: &Value, found: &mut Vec<String>) {
             types(part, found);
         }
     }
-    if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
+    if let Some(name) = schema["$ref"]
+        .as_str()
+        .and_then(|path| path.rsplit('/').next())
+    {
         types(&schemas()[name], found);
     }
 }
@@ -57,27 +62,43 @@ fn check(schema: &str, base: Value, parse: impl Fn(&Value) -> Option<ApiError>) 
     assert_eq!(parse(&base), None, "{schema}");
     let mut checked = 0;
     for (name, described) in properties {
-        let Some(wrong) = wrong_for(described) else { continue };
+        let Some(wrong) = wrong_for(described) else {
+            continue;
+        };
         let mut body = base.clone();
         body[name] = wrong.clone();
         let error = parse(&body).unwrap_or_else(|| panic!("{schema}.{name} accepts {wrong}"));
-        let parameter = error.body()["error"]["param"].as_str().unwrap_or_default().to_owned();
-        assert!(parameter.starts_with(name.as_str()), "{schema}.{name} = {wrong}: {error}");
+        let parameter = error.body()["error"]["param"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        assert!(
+            parameter.starts_with(name.as_str()),
+            "{schema}.{name} = {wrong}: {error}"
+        );
         checked += 1;
     }
-    assert!(checked * 10 >= properties.len() * 9, "{schema}: only {checked} are checked");
+    assert!(
+        checked * 10 >= properties.len() * 9,
+        "{schema}: only {checked} are checked"
+    );
 }
 
 #[test]
 fn described_chat_fields_are_parsed() {
-    let base = json!({"messages": [{"role": "user", "content": "hi"}], "stream": true, "logprobs": true});
-    check("ChatCompletionRequest", base, |body| ChatRequest::parse(body).err());
+    let base =
+        json!({"messages": [{"role": "user", "content": "hi"}], "stream": true, "logprobs": true});
+    check("ChatCompletionRequest", base, |body| {
+        ChatRequest::parse(body).err()
+    });
 }
 
 #[test]
 fn described_completion_fields_are_parsed() {
     let base = json!({"prompt": "hi", "stream": true});
-    check("CompletionRequest", base, |body| CompletionRequest::parse(body).err());
+    check("CompletionRequest", base, |body| {
+        CompletionRequest::parse(body).err()
+    });
 }
 
 #[test]
