@@ -17,7 +17,7 @@ import urllib.request
 
 from serving import server
 
-CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance"
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 #: A short context, so that an answer without a limit ends soon; and no request waits in vain.
 SERVER = ["--context-length", "512", "--max-waiting", "4096"]
 
