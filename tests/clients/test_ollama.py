@@ -1,12 +1,14 @@
 """The Ollama client for Python, by /api."""
 
 import asyncio
+import json
 import unittest
+import urllib.request
 
 import ollama
 import pydantic
 
-from support import BERLIN, KEY, LONG, MODEL, Client, package, user
+from support import BERLIN, KEY, LONG, MODEL, Client, package, user, wait_until
 
 
 class Person(pydantic.BaseModel):
@@ -96,16 +98,6 @@ class Api(Ollama):
         self.assertIn("tools", shown.capabilities)
         self.assertIn(MODEL, [model.model.removesuffix(":latest") for model in self.ollama.ps().models])
 
-    def test_a_cancelled_task_ends_the_computation(self):
-        async def run():
-            async for _ in await ollama.AsyncClient(host=self.url).chat(
-                    model=MODEL, messages=[user("Hello!")], stream=True,
-                    options={"num_predict": 20_000, "ignore_eos": True}):
-                break
-
-        with self.client_leaves():
-            asyncio.run(run())
-
     def test_errors_are_response_errors_with_their_status(self):
         with self.assertRaises(ollama.ResponseError) as raised:
             self.chat("Hi", options={"top_p": 2})
@@ -126,6 +118,29 @@ class Keys(Ollama):
         with self.assertRaises(ollama.ResponseError) as raised:
             self.ollama.list()
         self.assertEqual(raised.exception.status_code, 401)
+
+
+class Leaving(Ollama):
+    flags = ("--max-running", "1")
+
+    def test_a_cancelled_task_leaves_the_queue(self):
+        async def run():
+            chat = await ollama.AsyncClient(host=self.url).chat(model=MODEL, messages=[user("Hello!")], stream=True)
+            task = asyncio.create_task(anext(chat))
+            await asyncio.to_thread(wait_until, lambda: self.metric("trunkline_requests_waiting") == 1, "it waits")
+            task.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await task
+
+        endless = {"messages": [user("Hello!")], "stream": True, "max_tokens": 20_000, "ignore_eos": True}
+        request = urllib.request.Request(self.url + "/v1/chat/completions", json.dumps(endless).encode())
+        with self.client_leaves():
+            with urllib.request.urlopen(request, timeout=60):
+                wait_until(lambda: self.metric("trunkline_requests_running") == 1, "another request runs")
+                before = self.metric("trunkline_client_disconnects_total")
+                asyncio.run(run())
+                wait_until(lambda: self.metric("trunkline_client_disconnects_total") > before, "the server saw it leave")
+                self.assertEqual(self.metric("trunkline_requests_waiting"), 0)
 
 
 if __name__ == "__main__":
