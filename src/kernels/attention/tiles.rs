@@ -547,7 +547,7 @@ unsafe fn power<S: Bf16Dot>(x: S::F, shift: S::F) -> S::F {
         let mut p = S::splat(9.582_853e-3);
         p = S::fma(p, r, S::splat(5.590_642_6e-2));
         p = S::fma(p, r, S::splat(2.402_41e-1));
-        p = S::fma(p, r, S::splat(6.931_241_8e-1));
+        p = S::fma(p, r, S::splat(6.931_242e-1));
         p = S::fma(p, r, S::splat(1.0));
         S::zero_below(S::scale_by_power(p, n), x, -126.0)
     }
