@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use mutate::Mutator;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use trunkline::prompt::{ReasoningChoice, ToolFormat};
 
 /// How the inputs of a target are varied.
 enum Shape {
@@ -120,6 +121,19 @@ fn output() {
         seeds.collect(),
         targets::output,
     );
+}
+
+/// No format was forgotten: the configuration names them all when it is given one that it does not know.
+#[test]
+fn all_formats_are_fuzzed() {
+    let named = |error: String| -> Vec<String> {
+        let list = error.split_once(": use ").expect("a list").1.to_owned();
+        list.split(", ").map(str::to_owned).collect()
+    };
+    let tools = named("?".parse::<ToolFormat>().expect_err("no such format"));
+    assert_eq!(tools[1..], *targets::TOOL_FORMATS);
+    let reasoning = named("?".parse::<ReasoningChoice>().expect_err("no such format"));
+    assert_eq!(reasoning, *targets::REASONING_FORMATS);
 }
 
 #[test]

@@ -4,7 +4,9 @@
 #![allow(dead_code)] // Each libFuzzer target uses one of them.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 use trunkline::engine::loader::{
@@ -16,7 +18,7 @@ use trunkline::http::request::chat::ChatRequest;
 use trunkline::http::request::completion::CompletionRequest;
 use trunkline::http::request::parse_json;
 use trunkline::prompt::{
-    ChatInput, ChatTemplate, OutputDelta, PromptAssets, PromptFormat, StopMatcher,
+    ChatInput, ChatTemplate, FormatChoice, OutputDelta, PromptAssets, PromptFormat, StopMatcher,
 };
 
 /// Bodies that are understood.
@@ -27,21 +29,38 @@ pub const REQUESTS: &[&str] = &[
     r#"{"messages":[{"role":"user","content":"Extract the name and city as JSON: Anna lives in Rome."}],"response_format":{"type":"json_schema","json_schema":{"name":"person","strict":true,"schema":{"type":"object","properties":{"name":{"type":"string"},"city":{"type":"string"}},"required":["name","city"],"additionalProperties":false}}},"tool_choice":"none","parallel_tool_calls":false,"reasoning_effort":"low","logprobs":true,"top_logprobs":2}"#,
 ];
 
-/// Outputs of models, by the formats that are parsed.
+/// Outputs of models: reasoning, and calls in each of the formats. Two letters before the text choose formats.
 pub const OUTPUTS: &[&str] = &[
     "<think>\nHm.\n</think>\n\nThe answer is 4.",
-    "Let me see.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Berlin\", \"n\": [1, 2.5e3, {\"a\": null}]}}\n</tool_call>\n<tool_call>{\"arguments\":{},\"name\":\"f\"}</tool_call> done",
-    "{\"name\": \"weather\", \"parameters\": {\"city\": \"Z\u{fc}rich \\u00e9 \\\" \\n\"}}",
+    "Let me see.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Berlin\", \"n\": [1, 2.5e3, {\"a\": null}]}}\n</tool_call>",
+    "<|START_ACTION|>[\n    {\"tool_call_id\": \"0\", \"tool_name\": \"weather\", \"parameters\": {\"city\": \"Berlin\"}},\n    {\"tool_call_id\": \"1\", \"tool_name\": \"now\", \"parameters\": {}}\n]<|END_ACTION|>",
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n{\"city\": \"Berlin\"}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{\"city\": \"Berlin\"}<｜tool▁call▁end｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    "<｜DSML｜tool_calls><｜DSML｜invoke name=\"edit\"><｜DSML｜parameter name=\"x\" string=\"false\">{\"a\": [1, {\"b\": \"</x>\"}]}</｜DSML｜parameter><｜DSML｜parameter name=\"y\" string=\"true\">3 \"q\" \\\n</｜DSML｜parameter></｜DSML｜invoke></｜DSML｜tool_calls>",
+    r#"<function=edit>{"object": {"a": [1, {"b": "}]"}]}, "text": "say \"hi\" \\"}</function>"#,
+    "```tool_code\nedit(object={'a': [1, {\"b\": ')```'}]}, text='say \"hi\" \\\\')\n```",
+    r#"<|tool_call>call:edit{flag:true,list:[<|"|>a "}]<|"|>,{b:1.5}],object:{c:{},d:null},text:<|"|>\ <tool_call|><|"|>}<tool_call|>"#,
+    r#"<|function_call|>{"name": "weather", "arguments": {"city": "Berlin"}}<|function_call|>{"name": "now", "arguments": {}}"#,
+    "<tool_call>edit\n<arg_key>text</arg_key>\n<arg_value>\na \"b\" \\ 3\n</arg_value>\n<arg_key>object</arg_key>\n<arg_value>{\"a\": [1, {\"b\": \"</x>\"}]}</arg_value>\n<arg_key>flag</arg_key>\n<arg_value>true</arg_value>\n</tool_call>",
+    r#"<|tool_call|>[{"name": "edit", "arguments": {"object": {"a": [1, {"b": "}]"}]}, "text": "say \"hi\" \\"}}]"#,
+    r#"<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Berlin"}<|call|><|start|>assistant<|channel|>commentary to=functions.now<|message|>{}<|call|>"#,
+    "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Berlin\"}}\n</tool_call>\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>",
+    "<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>{\"city\": \"Berlin\"}<|tool_call_end|><|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>",
+    "<|open|>tools<|sep|><|open|>call tool=\"weather\" index=\"1\"<|sep|><|open|>argument key=\"city\" type=\"string\"<|sep|>Berlin<|close|>argument<|sep|><|open|>argument key=\"days\" type=\"number\"<|sep|>3<|close|>argument<|sep|><|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|>",
+    r#"<|tool_call_start|>[edit(object={'a': [1, {"b": ')]'}]}, text='say "hi" \\')]<|tool_call_end|>"#,
+    r#"{"name": "edit", "parameters": {"object": {"a": [1, {"b": "}]"}]}, "text": "say \"hi\" \\ \u00e9"}}"#,
+    r#"<function name="edit"><param name="object">{"a": [1, {"b": "c"}]}</param><param name="list">['a', {'b': 1.5}]</param><param name="flag">True</param></function>"#,
+    "<minimax:tool_call><invoke name=\"edit\"><parameter name=\"object\">{\"a\": [1, {\"b\": \"</x>\"}]}</parameter><parameter name=\"text\">\n\"q\" \\ 3</parameter></invoke></minimax:tool_call>",
+    r#"[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Berlin"}}, {"name": "now", "arguments": {}}]"#,
+    r#"<TOOLCALL>[{"name": "edit", "arguments": {"object": {"a": [1, {"b": "}]"}]}, "text": "say \"hi\" \\"}}]</TOOLCALL>"#,
+    r#"functools[{"name": "edit", "arguments": {"object": {"a": [1, {"b": "}]"}]}, "text": "say \"hi\" \\"}}]"#,
+    r#"[edit(object={'a': [1, {"b": ')]'}], 'c': None}, text='say "hi" \\ it\'s', list=[])]"#,
+    "<function=edit><parameter=count>\n3\n</parameter><parameter=ratio>-1.5e3</parameter><parameter=flag>True</parameter><parameter=list>['a', {'b': None}]</parameter><parameter=object>\n{\"a\": [1,\n 2]}\n</parameter><parameter=kind>a</parameter><parameter=link>1</parameter></function>",
+    "<|tool_calls|><|tool_call:begin|>a<|tool_call:name|>weather<|tool_call:args|>{\"city\": \"Berlin\"}<|tool_call:end|><|tool_call:begin|>b<|tool_call:name|>now<|tool_call:args|>{}<|tool_call:end|><|calls|>",
+    r#"<tool_calls>[{"name": "weather", "arguments": {"city": "Berlin"}, "id": "a"}, {"name": "now", "arguments": {}, "id": "b"}]</tool_calls>"#,
 ];
-/// Pieces of markup and of JSON.
+/// Pieces of markup, of JSON and of Python.
 pub const OUTPUT_WORDS: &[&str] = &[
-    "<think>",
-    "</think>",
-    "<tool_call>",
-    "</tool_call>",
-    "<",
-    "</",
-    "tool_call>",
     "{",
     "}",
     "[",
@@ -54,13 +73,22 @@ pub const OUTPUT_WORDS: &[&str] = &[
     "\\ud83d",
     "\\ude00",
     "\\u",
+    "'",
+    "(",
+    ")",
+    "=",
     "\"name\"",
     "\"arguments\"",
     "\"parameters\"",
-    "\"weather\"",
-    "{\"name\": \"f\", \"arguments\": {}}",
+    "weather",
+    "f",
+    "city",
+    "x",
+    "a",
     "null",
     "true",
+    "None",
+    "True",
     "-1.5e+9",
     "0",
     " ",
@@ -70,28 +98,191 @@ pub const OUTPUT_WORDS: &[&str] = &[
     "text",
     "\u{1f600}",
     "\u{e9}",
-    "<|python_tag|>",
-    "<function=f>",
-    "<parameter=x>",
-    "</parameter>",
-    "</function>",
-    "[TOOL_CALLS]",
-    "[ARGS]",
-    "<|channel|>",
+    "<",
+    "</",
+    ">",
+    "<think>",
+    "</think>",
+    "[THINK]",
+    "[/THINK]",
+    "<|channel>thought\n",
+    "<channel|>",
+    "<|START_THINKING|>",
+    "<|END_THINKING|>",
+    "Here is my thought process:",
+    "Here is my response:",
     "analysis",
     "final",
+    "commentary",
+    "<|channel|>",
     "<|message|>",
+    "<|start|>",
+    "<|end|>",
     "<|call|>",
-    "<arg_key>",
+    "<|constrain|>",
+    "to=functions.f",
+    ":#<|tool_call_argument_begin|>",
+    "<![CDATA[",
+    "</TOOLCALL>",
     "</arg_key>",
-    "<arg_value>",
     "</arg_value>",
-    "```tool_code\n",
-    "```",
-    "[f(a=1, b='x')]",
-    "<minimax:tool_call>",
-    "<invoke name=\"f\">",
+    "</function>",
     "</invoke>",
+    "</minimax:tool_call>",
+    "</param>",
+    "</parameter>",
+    "</response>",
+    "</tool_call>",
+    "</tool_calls>",
+    "</｜DSML｜function_calls>",
+    "</｜DSML｜invoke>",
+    "</｜DSML｜parameter>",
+    "</｜DSML｜tool_calls>",
+    "<SPECIAL_12>",
+    "<TOOLCALL>",
+    "<arg_key>",
+    "<arg_value>",
+    "<end_of_turn>",
+    "<function name=\"",
+    "<function=",
+    "<invoke name=\"",
+    "<minimax:tool_call>",
+    "<param name=\"",
+    "<parameter name=\"",
+    "<parameter=",
+    "<response>",
+    "<tool_call>",
+    "<tool_calls>",
+    "<tool_call|>",
+    "<turn|>",
+    "<|/tool_call|>",
+    "<|/tool|>",
+    "<|END_ACTION|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<|END_RESPONSE|>",
+    "<|END_TEXT|>",
+    "<|START_ACTION|>",
+    "<|START_RESPONSE|>",
+    "<|START_TEXT|>",
+    "<|begin|>assistant",
+    "<|calls|>",
+    "<|call|>",
+    "<|channel|>analysis",
+    "<|close|>argument<|sep|>",
+    "<|close|>call<|sep|>",
+    "<|close|>message<|sep|>",
+    "<|close|>response<|sep|>",
+    "<|close|>tools<|sep|>",
+    "<|content|>",
+    "<|end_of_msg|>",
+    "<|end|>",
+    "<|eom_id|>",
+    "<|eom|>",
+    "<|eot_id|>",
+    "<|eot|>",
+    "<|function_call|>",
+    "<|im_end|>",
+    "<|message_sep|>",
+    "<|message_sep|>\n\nfunction call<|role_sep|>\n",
+    "<|observation|>",
+    "<|open|>argument key=\"",
+    "<|open|>call tool=\"",
+    "<|open|>response<|sep|>",
+    "<|open|>tools<|sep|>",
+    "<|python_end|>",
+    "<|python_start|>",
+    "<|python_tag|>",
+    "<|return|>",
+    "<|sep|>",
+    "<|tool_call:args|>",
+    "<|tool_call:begin|>",
+    "<|tool_call:end|>",
+    "<|tool_call:name|>",
+    "<|tool_call>",
+    "<|tool_call_argument_begin|>",
+    "<|tool_call_begin|>",
+    "<|tool_call_begin|>functions.",
+    "<|tool_call_end|>",
+    "<|tool_call_start|>",
+    "<|tool_call_start|>[",
+    "<|tool_calls_section_begin|>",
+    "<|tool_calls_section_end|>",
+    "<|tool_calls|>",
+    "<|tool_call|>",
+    "<|tool_list_start|>",
+    "<|tool_response>",
+    "<|user|>",
+    "<｜DSML｜function_calls>",
+    "<｜DSML｜invoke name=\"",
+    "<｜DSML｜parameter name=\"",
+    "<｜DSML｜tool_calls>",
+    "<｜tool▁calls▁begin｜>",
+    "<｜tool▁calls▁end｜>",
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+    "<｜tool▁call▁end｜>",
+    "<｜tool▁sep｜>",
+    "Action: ```json",
+    "Action:```json",
+    "[",
+    "[ARGS]",
+    "[CALL_ID]",
+    "[TOOL_CALLS]",
+    "[e~[",
+    "[func_name1(params_name1=params_value1",
+    "\" type=\"array\"<|sep|>",
+    "\" type=\"boolean\"<|sep|>",
+    "\" type=\"null\"<|sep|>",
+    "\" type=\"number\"<|sep|>",
+    "\" type=\"object\"<|sep|>",
+    "\" type=\"string\"<|sep|>",
+    "\"<|sep|>",
+    "\n```",
+    "\n```<｜tool▁call▁end｜>",
+    "\n```json\n",
+    "]<|tool_call_end|>",
+    "]]></param>",
+    "```",
+    "```json",
+    "```tool_code",
+    "```tool_code\n",
+    "function call<|role_sep|>\n",
+    "function<｜tool▁sep｜>",
+    "{",
+    "|>text<|",
+];
+/// The formats of calls, by their names in the configuration.
+pub const TOOL_FORMATS: &[&str] = &[
+    "hermes",
+    "qwen3_coder",
+    "glm4",
+    "llama3",
+    "pythonic",
+    "mistral",
+    "deepseek_v3",
+    "deepseek_v31",
+    "dsml",
+    "kimi_k2",
+    "kimi_k3",
+    "minimax_m2",
+    "gemma3",
+    "gemma4",
+    "granite",
+    "phi4",
+    "cohere",
+    "nemotron",
+    "lfm2",
+    "tool_calls",
+    "functionary",
+    "gigachat",
+    "minicpm",
+    "solar",
+    "harmony",
+];
+/// The forms of reasoning, by their names in the configuration.
+pub const REASONING_FORMATS: &[&str] = &[
+    "auto", "none", "mistral", "cohere", "gemma4", "kimi_k3", "solar", "seed", "granite", "apriel",
+    "think",
 ];
 
 /// Chat templates.
@@ -215,15 +406,7 @@ fn check(error: &ApiError) {
 }
 
 fn demo_format() -> PromptFormat {
-    let demo = trunkline_demo();
-    PromptFormat::new(PromptAssets {
-        tokenizer: demo.text.tokenizer,
-        chat_template: demo.text.chat_template,
-        bos_token: demo.text.bos_token,
-        eos_token: demo.text.eos_token,
-        add_bos: None,
-    })
-    .expect("the demo model's template")
+    format_of("auto", "auto")
 }
 
 fn trunkline_demo() -> LoadedModel {
@@ -263,40 +446,79 @@ pub fn request(data: &[u8]) {
     }
 }
 
-/// A model's output: parsed the same however it is cut, and without markup nothing is lost.
+/// The demo model's text in these formats.
+fn format_of(tools: &str, reasoning: &str) -> PromptFormat {
+    let text = trunkline_demo().text;
+    let assets = PromptAssets {
+        tokenizer: text.tokenizer,
+        chat_template: text.chat_template,
+        bos_token: text.bos_token,
+        eos_token: text.eos_token,
+        add_bos: None,
+    };
+    let choice = FormatChoice {
+        tools: tools.parse().expect("a tool format"),
+        reasoning: reasoning.parse().expect("a reasoning format"),
+    };
+    PromptFormat::with_formats(assets, choice).expect("the demo model's template")
+}
+
+/// A model's output in any format: parsed the same however it is cut, and without markup nothing is lost.
+///
+/// The first two bytes choose the formats of calls and of reasoning.
 pub fn output(data: &[u8]) {
-    let text = String::from_utf8_lossy(data);
-    DEMO.with(|format| {
-        let declared = [json!({"type": "function", "function": {
-            "name": "f",
-            "parameters": {"type": "object", "properties": {"x": {"type": "integer"}, "a": {"type": "string"}}},
-        }})];
-        for options in [
-            format.parser_options("<|im_start|>assistant\n", &declared),
-            format.parser_options("<|im_start|>assistant\n<think>\n", &declared),
-            format.parser_options("<|im_start|>assistant\n", &[]),
-        ] {
-            let parse = |pieces: &mut dyn Iterator<Item = &str>| {
-                let mut parser = format.output_parser(&options);
-                let mut deltas: Vec<OutputDelta> = Vec::new();
-                for piece in pieces {
-                    deltas.extend(parser.push(piece));
-                }
-                deltas.extend(parser.finish());
-                joined(deltas)
-            };
-            let whole = parse(&mut std::iter::once(&*text));
-            let by_character = parse(
-                &mut text
-                    .char_indices()
-                    .map(|(at, character)| &text[at..at + character.len_utf8()]),
-            );
-            assert_eq!(whole, by_character, "{text:?} {options:?}");
-            if !text.contains(['<', '{']) && !options.reasoning_open && !text.trim().is_empty() {
-                assert_eq!(whole, [OutputDelta::Content(text.to_string())]);
-            }
-        }
+    thread_local! {
+        static FORMATS: RefCell<HashMap<(usize, usize), Rc<PromptFormat>>> = RefCell::default();
+    }
+    let (tools, reasoning) = match data {
+        [first, second, ..] => (
+            usize::from(*first) % TOOL_FORMATS.len(),
+            usize::from(*second) % REASONING_FORMATS.len(),
+        ),
+        _ => return,
+    };
+    let format = FORMATS.with_borrow_mut(|formats| {
+        let made = || Rc::new(format_of(TOOL_FORMATS[tools], REASONING_FORMATS[reasoning]));
+        Rc::clone(formats.entry((tools, reasoning)).or_insert_with(made))
     });
+    let text = String::from_utf8_lossy(data);
+    let declared = [json!({"type": "function", "function": {
+        "name": "f",
+        "parameters": {"type": "object", "properties": {"x": {"type": "integer"}, "a": {"type": "string"}}},
+    }})];
+    for options in [
+        format.parser_options("<|im_start|>assistant\n", &declared),
+        format.parser_options("<|im_start|>assistant\n<think>\n", &declared),
+        format.parser_options("<|im_start|>assistant\n", &[]),
+    ] {
+        let parse = |pieces: &mut dyn Iterator<Item = &str>| {
+            let mut parser = format.output_parser(&options);
+            let mut deltas: Vec<OutputDelta> = Vec::new();
+            for piece in pieces {
+                deltas.extend(parser.push(piece));
+            }
+            deltas.extend(parser.finish());
+            joined(deltas)
+        };
+        let whole = parse(&mut std::iter::once(&*text));
+        let by_character = parse(
+            &mut text
+                .char_indices()
+                .map(|(at, character)| &text[at..at + character.len_utf8()]),
+        );
+        let names = (TOOL_FORMATS[tools], REASONING_FORMATS[reasoning]);
+        assert_eq!(whole, by_character, "{names:?} {text:?} {options:?}");
+        let plain = text
+            .chars()
+            .all(|character| character.is_alphanumeric() || character == ' ');
+        if plain
+            && names == ("hermes", "think")
+            && !options.reasoning_open
+            && !text.trim().is_empty()
+        {
+            assert_eq!(whole, [OutputDelta::Content(text.to_string())]);
+        }
+    }
 }
 
 /// Neighbouring pieces of the same kind in one.
