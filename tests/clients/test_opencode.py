@@ -109,8 +109,8 @@ class Turn(OpenCode):
         self.assertLess(second["tokens"]["input"], 300)
 
         # The model was asked for a title, too.
-        [session] = json.loads(self.opencode("session", "list", "--format", "json"))
-        self.assertEqual(session["title"], "Reading notes.txt")
+        sessions = json.loads(self.opencode("session", "list", "--format", "json"))
+        self.assertIn("Reading notes.txt", [session["title"] for session in sessions])
 
         turn = self.ask("--continue", "What is the secret word?")
         self.assertEqual([part["text"] for part in turn["text"]], ["The secret word is lantern."])
