@@ -318,10 +318,10 @@ class Structured(Sdk):
 
 class Choices(Sdk):
     def test_several_choices_share_one_prompt(self):
-        answer = self.chat([SYSTEM, user("Tell me a story.")], n=3, temperature=2, seed=1)
+        answer = self.chat([SYSTEM, user("Say three words.")], n=3, temperature=2, seed=1)
         self.assertEqual([choice.index for choice in answer.choices], [0, 1, 2])
         self.assertGreater(len({choice.message.content for choice in answer.choices}), 1)
-        alone = self.chat([SYSTEM, user("Tell me a story.")])
+        alone = self.chat([SYSTEM, user("Say three words.")])
         self.assertEqual(answer.usage.prompt_tokens, alone.usage.prompt_tokens)
 
     def test_streamed_choices_are_told_apart_by_their_index(self):
