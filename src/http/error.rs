@@ -43,7 +43,7 @@ pub enum ApiError {
     #[error("{0}")]
     Unauthorized(&'static str),
     #[error(
-        "no route for {0}; see GET /v1/models, POST /v1/chat/completions, POST /v1/completions, POST /v1/responses, POST /v1/messages, POST /api/chat, GET /health, GET /metrics"
+        "no route for {0}; GET /openapi.json describes all routes, and /docs/ shows them"
     )]
     RouteNotFound(String),
     #[error("Response with id '{0}' not found.")]
