@@ -42,9 +42,7 @@ pub enum ApiError {
     /// No key, or one that is not configured.
     #[error("{0}")]
     Unauthorized(&'static str),
-    #[error(
-        "no route for {0}; GET /openapi.json describes all routes, and /docs/ shows them"
-    )]
+    #[error("no route for {0}; GET /openapi.json describes all routes, and /docs/ shows them")]
     RouteNotFound(String),
     #[error("Response with id '{0}' not found.")]
     ResponseNotFound(String),

@@ -86,7 +86,14 @@ impl ChannelParser {
             } else if !may_be_header(header) {
                 let header = std::mem::take(header);
                 self.state = State::Body(Body::Content);
-                for character in header.chars() {
+                let mut characters = header.chars();
+                // Where a header is too long, its beginning must not begin the same header again.
+                if header.len() > MAX_HEADER
+                    && let Some(first) = characters.next()
+                {
+                    self.in_body(first, out);
+                }
+                for character in characters {
                     self.step(character, out);
                 }
             }
@@ -171,4 +178,37 @@ fn may_be_header(text: &str) -> bool {
         && BEGINNINGS
             .iter()
             .any(|beginning| beginning.starts_with(text) || text.starts_with(beginning))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(text: &str) -> String {
+        let mut parser = ChannelParser::new(true, DeclaredTools::default());
+        let mut content = String::new();
+        let mut out = |delta| match delta {
+            OutputDelta::Content(text) => content.push_str(&text),
+            other => panic!("{other:?}"),
+        };
+        text.chars()
+            .for_each(|character| parser.step(character, &mut out));
+        parser.finish(&mut out);
+        content
+    }
+
+    #[test]
+    fn a_header_that_never_ends_is_text() {
+        for beginning in [
+            "<|channel|>analysis ",
+            "<|start|>assistant",
+            "  <|channel|>",
+            " to=functions.f ",
+        ] {
+            let text = format!("{beginning}{}", "x".repeat(5000));
+            assert_eq!(content(&text), text);
+            let twice = format!("{beginning}{text}");
+            assert_eq!(content(&twice), twice);
+        }
+    }
 }

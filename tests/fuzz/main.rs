@@ -1,5 +1,8 @@
 //! Fuzzing on stable Rust: every parser of outside data, fed with mutations of real inputs.
 //!
+//! If the process itself dies, run it again with `TRUNKLINE_FUZZ_TRACE=FOLDER`, where each target keeps the input that it
+//! is about to read.
+//!
 //! `cargo test` gives each target a second, `.ci/run` a minute (`TRUNKLINE_FUZZ_SECONDS`). A failure prints the
 //! seed and keeps the input; put it into `tests/fuzz/regressions/TARGET/`, from where it is replayed first in every
 //! later run. The same targets run under libFuzzer, with coverage, in `fuzz/` (`cargo +nightly fuzz run request`).
@@ -37,7 +40,13 @@ fn fuzz(name: &str, shape: Shape, mut seeds: Vec<Vec<u8>>, target: impl Fn(&[u8]
             .map(|path| std::fs::read(path).expect("a readable regression")),
     );
     assert!(!seeds.is_empty(), "{name} has nothing to begin with");
+    // What a crash of the whole process leaves behind (a stack that overflows cannot be caught).
+    let trace =
+        std::env::var_os("TRUNKLINE_FUZZ_TRACE").map(|folder| Path::new(&folder).join(name));
     let run = |input: &[u8], origin: &str| {
+        if let Some(path) = &trace {
+            std::fs::write(path, input).expect("a writable folder");
+        }
         if let Err(cause) = catch_unwind(AssertUnwindSafe(|| target(input))) {
             let kept = keep(name, input);
             eprintln!(
