@@ -5,7 +5,7 @@
 //!
 //! `cargo test` gives each target a second, `.ci/run` a minute (`TRUNKLINE_FUZZ_SECONDS`). A failure prints the
 //! seed and keeps the input; put it into `tests/fuzz/regressions/TARGET/`, from where it is replayed first in every
-//! later run. The same targets run under libFuzzer, with coverage, in `fuzz/` (`cargo +nightly fuzz run request`).
+//! later run. (`cargo fuzz` needs a nightly compiler, so inputs are made by mutation alone, without coverage.)
 
 mod mutate;
 mod targets;

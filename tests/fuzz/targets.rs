@@ -1,7 +1,4 @@
 //! What is fuzzed: one function for each parser of outside data. They panic if a property does not hold.
-//!
-//! Used by the tests beside this file and by the libFuzzer targets in `fuzz/`.
-#![allow(dead_code)] // Each libFuzzer target uses one of them.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -644,7 +641,7 @@ fn folder_with(checkpoint: &str, file: &str, data: &[u8]) {
     let folder = scratch().join(checkpoint);
     if !folder.is_dir() {
         let from = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join(FIXTURES)
+            .join("tests/fixtures/reference")
             .join(checkpoint);
         std::fs::create_dir_all(&folder).expect("a writable folder");
         for name in [
@@ -661,13 +658,6 @@ fn folder_with(checkpoint: &str, file: &str, data: &[u8]) {
         assert!(!error.to_string().is_empty());
     }
 }
-
-/// Below the manifest of the crate that runs the targets: this one's, or the one in `fuzz/`.
-const FIXTURES: &str = if cfg!(fuzzing) {
-    "../tests/fixtures/reference"
-} else {
-    "tests/fixtures/reference"
-};
 
 /// A safetensors file.
 pub fn safetensors(data: &[u8]) {
