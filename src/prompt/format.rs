@@ -211,9 +211,10 @@ impl PromptFormat {
         text: &str,
         add_special_tokens: bool,
     ) -> Result<Vec<TokenId>, PromptError> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, add_special_tokens)
+        // The tokenizers crate has been seen to panic over odd files. A model's file must not fail other requests.
+        let encode = || self.tokenizer.encode_fast(text, add_special_tokens);
+        let encoding = std::panic::catch_unwind(std::panic::AssertUnwindSafe(encode))
+            .map_err(|_| PromptError::Encode("the tokenizer stopped".to_owned()))?
             .map_err(|error| PromptError::Encode(error.to_string()))?;
         Ok(encoding.get_ids().iter().map(|id| TokenId(*id)).collect())
     }

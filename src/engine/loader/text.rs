@@ -76,6 +76,11 @@ pub(crate) fn parse_tokenizer(file: &str, bytes: &[u8]) -> Result<Tokenizer, Loa
     tokenizer
         .with_truncation(None)
         .map_err(|cause| unreadable(cause.to_string()))?;
+    // Some contradictions show only when a text is encoded, such as a post-processor's token that is not there. (That
+    // this text cannot be encoded is no contradiction: others may be.)
+    let encode = || drop(tokenizer.encode_fast("a", true));
+    catch_unwind(AssertUnwindSafe(encode))
+        .map_err(|_| unreadable("it contradicts itself".to_owned()))?;
     Ok(tokenizer)
 }
 
