@@ -14,7 +14,7 @@ use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use trunkline::ids::BlockId;
 use trunkline::kernels::{
-    AttentionPlan, AttentionRow, AttentionShape, Isa, KvLayer, KvLayout, KvSlot, KvType,
+    AttentionPlan, AttentionRow, AttentionShape, Isa, KvLayer, KvLayout, KvRows, KvSlot, KvType,
     PackedMatrix, Precision, ThreadPool, fused_attention,
 };
 
@@ -137,6 +137,15 @@ struct Attention {
 
 const BLOCK: usize = 32;
 
+/// The fastest type of two bytes.
+fn kv_type() -> KvType {
+    if KvType::has_tiles(Isa::detected(), BLOCK) {
+        KvType::Bf16Tiles
+    } else {
+        KvType::F16
+    }
+}
+
 impl Attention {
     /// Sequences of `length` positions of which the first `shared` are the same blocks.
     fn new(pool: &ThreadPool, sequences: usize, length: usize, shared: usize) -> Self {
@@ -144,7 +153,7 @@ impl Attention {
             kv_heads: 8,
             head_dim: 128,
             block_size: BLOCK,
-            kind: KvType::F16,
+            kind: kv_type(),
         };
         let own = (length - shared).div_ceil(BLOCK);
         let blocks = shared / BLOCK + sequences * own;
@@ -156,9 +165,15 @@ impl Attention {
                 slot: (at % BLOCK) as u32,
             })
             .collect();
-        let numbers = numbers(slots.len() * width);
+        let mut numbers = numbers(slots.len() * 2 * width);
+        let rows = KvRows {
+            data: &mut numbers,
+            stride: 2 * width,
+            key: 0,
+            value: width,
+        };
         layer
-            .write(pool, &slots, &numbers, &numbers, width)
+            .write(pool, &slots, rows, |_, _| {})
             .expect("does not panic");
         let tables = (0..sequences)
             .map(|sequence| {
@@ -190,23 +205,18 @@ impl Attention {
         let queries = numbers(rows.len() * width);
         let mut out = vec![0.0; queries.len()];
         best(|| {
-            fused_attention(
-                pool,
-                Precision::Fast,
-                &plan,
-                &self.layer,
-                &queries,
-                width,
-                &mut out,
-            )
-            .expect("does not panic");
+            fused_attention(pool, &plan, &self.layer, &queries, width, &mut out)
+                .expect("does not panic");
         })
         .as_secs_f64()
     }
 }
 
 fn attention(pool: &ThreadPool, bandwidth: f64) {
-    println!("\nattention, 16 query heads, 8 KV heads of 128, f16");
+    println!(
+        "\nattention, 16 query heads, 8 KV heads of 128, {:?}",
+        kv_type()
+    );
     let position_bytes = (8 * 128 * 2 * 2) as f64;
     let row_flops = |keys: usize| 4.0 * (keys * 16 * 128) as f64;
     let prefill = Attention::new(pool, 1, 2048, 0);

@@ -150,13 +150,17 @@ impl Engine {
         };
         let executor: Box<dyn Executor> = if device.is_cpu() {
             info.attention = options.attention;
-            Box::new(CpuExecutor::new(description, weights, size, options)?)
+            let executor = CpuExecutor::new(description, weights, size, options)?;
+            info.kv_dtype = executor.kv_dtype();
+            Box::new(executor)
         } else {
+            info.kv_dtype = options.kv_dtype.on_device();
+            let dtype = info.kv_dtype;
             Box::new(PortableExecutor::new(
                 description,
                 weights,
                 size,
-                options.kv_dtype,
+                dtype,
                 device,
             )?)
         };

@@ -84,8 +84,10 @@ impl DeviceChoice {
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KvDtype {
-    F32,
+    /// `bf16` where attention rounds keys and values to that anyway (on matrix tiles), else `f16`.
     #[default]
+    Auto,
+    F32,
     F16,
     Bf16,
     /// Bytes with a scale for every 32 dimensions; on the CPU alone.
@@ -97,10 +99,18 @@ impl KvDtype {
     pub fn row_bytes(self, kv_heads: usize, head_dim: usize) -> usize {
         let head = match self {
             Self::F32 => 4 * head_dim,
-            Self::F16 | Self::Bf16 => 2 * head_dim,
+            Self::Auto | Self::F16 | Self::Bf16 => 2 * head_dim,
             Self::Q8_0 => head_dim + 4 * head_dim.div_ceil(32),
         };
         kv_heads * head
+    }
+
+    /// What is stored on a device other than the CPU.
+    pub fn on_device(self) -> Self {
+        match self {
+            Self::Auto => Self::F16,
+            other => other,
+        }
     }
 
     /// The type of tensors on any device.
@@ -110,7 +120,7 @@ impl KvDtype {
     pub fn candle(self) -> Result<candle_core::DType, EngineError> {
         match self {
             Self::F32 => Ok(candle_core::DType::F32),
-            Self::F16 => Ok(candle_core::DType::F16),
+            Self::Auto | Self::F16 => Ok(candle_core::DType::F16),
             Self::Bf16 => Ok(candle_core::DType::BF16),
             Self::Q8_0 => Err(EngineError::InvalidOption(
                 "the KV data type q8_0 works on the CPU only: use f16 or bf16 on this device"
@@ -125,12 +135,13 @@ impl FromStr for KvDtype {
 
     fn from_str(text: &str) -> Result<Self, EngineError> {
         match text {
+            "auto" => Ok(Self::Auto),
             "f32" => Ok(Self::F32),
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::Bf16),
             "q8_0" => Ok(Self::Q8_0),
             _ => Err(EngineError::InvalidOption(format!(
-                "unknown KV data type {text:?}: use f16, bf16, f32 or q8_0"
+                "unknown KV data type {text:?}: use auto, f16, bf16, f32 or q8_0"
             ))),
         }
     }
@@ -139,6 +150,7 @@ impl FromStr for KvDtype {
 impl fmt::Display for KvDtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Auto => "auto",
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",

@@ -73,6 +73,15 @@ impl Sums<*const f32> {
     }
 }
 
+/// Tiles of weights, by steps of inputs.
+#[derive(Clone, Copy)]
+pub(super) struct TileSteps<'a> {
+    /// Where the first panel's tile of each step lies; the other panels' follow it.
+    pub(super) tiles: &'a [*const u32],
+    /// Bytes from there to the tiles that are wanted.
+    pub(super) offset: usize,
+}
+
 /// The tiles of this thread, configured until this is dropped.
 pub(super) struct Tiles(());
 
@@ -231,6 +240,115 @@ impl Tiles {
                 to = in(reg) to.first,
                 to_row = in(reg) to.row_bytes,
                 steps = inout(reg) steps => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// The products of two tiles of sixteen rows with two panels, whose tiles lie side by side at each step, into
+    /// 32 rows of 32 outputs. Sums begin at zero, otherwise as [`Self::add_two_by_two`] adds.
+    ///
+    /// # Safety
+    /// As there; the steps are not none.
+    #[inline(always)]
+    pub(super) unsafe fn sum_two_by_two(
+        &self,
+        steps: TileSteps<'_>,
+        rows: [*const u16; 2],
+        to: Sums<*mut f32>,
+    ) {
+        // SAFETY: promised by the caller; the tile registers are used nowhere else.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "2:",
+                "mov {panel}, [{places}]",
+                "add {panel}, {offset}",
+                "tileloadd tmm4, [{rows_0} + {vector}]",
+                "tileloadd tmm6, [{panel} + {vector}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{panel} + {vector} + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{rows_1} + {vector}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {rows_0}, 1024",
+                "add {rows_1}, 1024",
+                "add {places}, 8",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{to} + {to_row}], tmm0",
+                "tilestored [{to} + {to_row} + 64], tmm1",
+                "tilestored [{to_below} + {to_row}], tmm2",
+                "tilestored [{to_below} + {to_row} + 64], tmm3",
+                rows_0 = inout(reg) rows[0] => _,
+                rows_1 = inout(reg) rows[1] => _,
+                places = inout(reg) steps.tiles.as_ptr() => _,
+                panel = out(reg) _,
+                offset = in(reg) steps.offset,
+                vector = in(reg) 64usize,
+                to = in(reg) to.first,
+                to_below = in(reg) to.first.wrapping_byte_add(TILE_ROWS * to.row_bytes),
+                to_row = in(reg) to.row_bytes,
+                steps = inout(reg) steps.tiles.len() => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// As [`Self::sum_two_by_two`] for one tile of rows with four panels: sixteen rows of 64 outputs.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    pub(super) unsafe fn sum_one_by_four(
+        &self,
+        steps: TileSteps<'_>,
+        rows: *const u16,
+        to: Sums<*mut f32>,
+    ) {
+        // SAFETY: promised by the caller; the tile registers are used nowhere else.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "2:",
+                "mov {panel}, [{places}]",
+                "add {panel}, {offset}",
+                "tileloadd tmm4, [{rows} + {vector}]",
+                "tileloadd tmm5, [{panel} + {vector}]",
+                "tdpbf16ps tmm0, tmm4, tmm5",
+                "tileloadd tmm6, [{panel} + {vector} + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm6",
+                "tileloadd tmm7, [{panel} + {vector} + 2048]",
+                "tdpbf16ps tmm2, tmm4, tmm7",
+                "tileloadd tmm5, [{panel} + {vector} + 3072]",
+                "tdpbf16ps tmm3, tmm4, tmm5",
+                "add {rows}, 1024",
+                "add {places}, 8",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{to} + {to_row}], tmm0",
+                "tilestored [{to} + {to_row} + 64], tmm1",
+                "tilestored [{to} + {to_row} + 128], tmm2",
+                "tilestored [{to} + {to_row} + 192], tmm3",
+                rows = inout(reg) rows => _,
+                places = inout(reg) steps.tiles.as_ptr() => _,
+                panel = out(reg) _,
+                offset = in(reg) steps.offset,
+                vector = in(reg) 64usize,
+                to = in(reg) to.first,
+                to_row = in(reg) to.row_bytes,
+                steps = inout(reg) steps.tiles.len() => _,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),

@@ -1,9 +1,13 @@
 //! The keys and values of one layer in fixed-size blocks.
 //!
-//! Inside a block every KV head has its own part. Keys lie transposed, `[head_dim][slot]`, so that one
+//! Inside a block every KV head has its own part. Keys lie transposed (but see [`tiles`]), `[head_dim][slot]`, so that one
 //! load brings the same dimension of sixteen keys and scores need no sum across lanes; values lie
 //! `[slot][head_dim]` with the dimension rounded up to sixteen, zeros behind it. Scales, where the type has
 //! them, lie likewise: `[part of the dimensions][slot]` for keys, `[slot][part]` for values.
+
+pub(super) mod tiles;
+
+use std::ops::Range;
 
 use half::{bf16, f16};
 
@@ -11,6 +15,7 @@ use super::isa::Isa;
 use super::simd::{LANES, Simd, SimdTask, dispatch};
 use super::{KernelError, SharedMut, ThreadPool};
 use crate::ids::BlockId;
+use tiles::{TILE_STEP, TileBlocks, TileTarget};
 
 /// What a key or value is stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,16 +23,24 @@ pub enum KvType {
     F32,
     F16,
     Bf16,
+    /// [`Self::Bf16`] in the order in which matrix tiles take them, and products with them are computed on
+    /// tiles, which rounds queries and weights likewise. Blocks have a multiple of 32 positions.
+    Bf16Tiles,
     /// Bytes, with a scale in `f32` for every [`SCALED_DIMS`] dimensions of a key or value.
     Q8_0,
 }
 
 impl KvType {
+    /// Whether [`Self::Bf16Tiles`] is possible with these kernels and blocks.
+    pub fn has_tiles(isa: Isa, block_size: usize) -> bool {
+        isa.has_tiles() && block_size.is_multiple_of(TILE_STEP)
+    }
+
     /// Bytes of one number, without scales.
     fn size(self) -> usize {
         match self {
             KvType::F32 => 4,
-            KvType::F16 | KvType::Bf16 => 2,
+            KvType::F16 | KvType::Bf16 | KvType::Bf16Tiles => 2,
             KvType::Q8_0 => 1,
         }
     }
@@ -52,6 +65,9 @@ pub struct KvLayout {
 impl KvLayout {
     /// Bytes that one block takes in one layer, keys and values.
     pub fn block_bytes(&self) -> usize {
+        if self.kind == KvType::Bf16Tiles {
+            return TileBlocks::block_elements(self) * self.kind.size();
+        }
         let scales = match self.kind {
             KvType::Q8_0 => 2 * self.scale_block() * size_of::<f32>(),
             _ => 0,
@@ -105,6 +121,17 @@ impl KvLayout {
                 "a block of {} positions: it must be a power of two up to {MAX_BLOCK}",
                 self.block_size
             )));
+        }
+        if self.kind == KvType::Bf16Tiles && !self.block_size.is_multiple_of(TILE_STEP) {
+            return Err(KernelError::Shape(format!(
+                "a block of {} positions: matrix tiles take a multiple of {TILE_STEP}",
+                self.block_size
+            )));
+        }
+        if self.kind == KvType::Bf16Tiles && !cfg!(target_arch = "x86_64") {
+            return Err(KernelError::Shape(
+                "keys and values for matrix tiles on a processor without any".to_owned(),
+            ));
         }
         if self.kv_heads == 0 || self.head_dim == 0 {
             return Err(KernelError::Shape(
@@ -203,16 +230,18 @@ pub(super) enum Storage {
     F16(Buffers<f16>),
     Bf16(Buffers<bf16>),
     Q8_0(Buffers<i8>),
+    Tiles(TileBlocks),
 }
 
-/// Calls `$body` with `$buffers` bound to the typed buffers.
+/// Calls `$body` with `$buffers` bound to the typed buffers, or `$other` with `$tiles` bound to tiles.
 macro_rules! with_buffers {
-    ($storage:expr, $buffers:ident => $body:expr) => {
+    ($storage:expr, $buffers:ident => $body:expr, $tiles:ident => $other:expr) => {
         match $storage {
             $crate::kernels::kv::Storage::F32($buffers) => $body,
             $crate::kernels::kv::Storage::F16($buffers) => $body,
             $crate::kernels::kv::Storage::Bf16($buffers) => $body,
             $crate::kernels::kv::Storage::Q8_0($buffers) => $body,
+            $crate::kernels::kv::Storage::Tiles($tiles) => $other,
         }
     };
 }
@@ -237,6 +266,7 @@ impl KvLayer {
             KvType::F32 => Storage::F32(Buffers::unscaled(vec![0.0; keys], vec![0.0; values])),
             KvType::F16 => Storage::F16(Buffers::unscaled(zeros(keys), zeros(values))),
             KvType::Bf16 => Storage::Bf16(Buffers::unscaled(zeros(keys), zeros(values))),
+            KvType::Bf16Tiles => Storage::Tiles(TileBlocks::new(&layout, block_count)),
             KvType::Q8_0 => {
                 let scales = layout.scale_block() * block_count + LANES;
                 Storage::Q8_0(Buffers {
@@ -268,63 +298,106 @@ impl KvLayer {
 
     /// Stores the key and value of each row at its slot, rounded to the storage's type (`f16` saturates).
     ///
-    /// Row `i`'s key begins at `keys[i * stride]` and holds `kv_heads × head_dim` numbers, its value
-    /// likewise at `values[i * stride]`; so both may be parts of one `q|k|v` buffer.
+    /// `rows` holds a row of `stride` numbers for each slot. In it a row's key begins at `key` and holds
+    /// `kv_heads × head_dim` numbers, its value likewise at `value`; so both may be parts of one `q|k|v`
+    /// buffer. `prepare` is called with each row's number and numbers before they are read. Slots of a block
+    /// follow each other.
     ///
     /// # Errors
     /// When a job panicked.
     ///
     /// # Panics
-    /// When a slot is outside the storage or the slices are too short.
+    /// When a slot is outside the storage or the rows are too short.
     pub fn write(
         &mut self,
         pool: &ThreadPool,
         slots: &[KvSlot],
-        keys: &[f32],
-        values: &[f32],
-        stride: usize,
+        rows: KvRows<'_>,
+        prepare: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<(), KernelError> {
         let layout = self.layout;
         let width = layout.kv_heads * layout.head_dim;
-        if slots.is_empty() {
-            return Ok(());
-        }
-        let needed = (slots.len() - 1) * stride + width;
+        let KvRows {
+            data,
+            stride,
+            key,
+            value,
+        } = rows;
         assert!(
-            keys.len() >= needed && values.len() >= needed,
+            data.len() == slots.len() * stride && key.max(value) + width <= stride,
             "rows are too short"
         );
         let inside = |slot: &KvSlot| {
             (slot.block.0 as usize) < self.block_count && (slot.slot as usize) < layout.block_size
         };
         assert!(slots.iter().all(inside), "a slot is outside the KV storage");
+        // Rows of one block lie in the same cache lines: one thread writes them all.
+        let mut runs: Vec<Range<usize>> = Vec::with_capacity(slots.len());
+        for (row, slot) in slots.iter().enumerate() {
+            match runs.last_mut() {
+                Some(run) if slots[run.start].block == slot.block => run.end = row + 1,
+                _ => runs.push(row..row + 1),
+            }
+        }
+        debug_assert!(
+            {
+                let mut blocks: Vec<u32> =
+                    runs.iter().map(|run| slots[run.start].block.0).collect();
+                blocks.sort_unstable();
+                blocks.windows(2).all(|two| two[0] != two[1])
+            },
+            "a block's slots do not follow each other"
+        );
         let isa = Isa::detected();
+        let data = SharedMut::new(data);
+        let worth = slots.len() * stride >= SMALL;
+        let row = |row: usize| {
+            // SAFETY: each row is its own part of the data, and belongs to one run.
+            let numbers = unsafe { data.slice(row * stride, stride) };
+            prepare(row, numbers);
+            (
+                slots[row],
+                &numbers[key..][..width],
+                &numbers[value..][..width],
+            )
+        };
         with_buffers!(&mut self.storage, buffers => {
             let (key_out, value_out) =
                 (SharedMut::new(&mut buffers.keys), SharedMut::new(&mut buffers.values));
             let key_scales = SharedMut::new(&mut buffers.key_scales);
             let value_scales = SharedMut::new(&mut buffers.value_scales);
-            let write = |_: usize, row: usize| {
-                let task = WriteRow {
-                    layout,
-                    slot: slots[row],
-                    key: &keys[row * stride..][..width],
-                    value: &values[row * stride..][..width],
-                    key_out,
-                    value_out,
-                    key_scales,
-                    value_scales,
-                };
-                // SAFETY: the ISA was detected; slots of a step are distinct positions, so rows
-                // write disjoint parts of the buffers.
-                unsafe { dispatch(isa, task) }
-            };
-            if slots.len() * width < SMALL {
-                (0..slots.len()).for_each(|row| write(0, row));
-                Ok(())
-            } else {
-                pool.run(slots.len(), write)
-            }
+            pool.run_if(worth, runs.len(), |_, run| {
+                for (slot, key, value) in runs[run].clone().map(row) {
+                    let task = WriteRow {
+                        layout,
+                        slot,
+                        key,
+                        value,
+                        key_out,
+                        value_out,
+                        key_scales,
+                        value_scales,
+                    };
+                    // SAFETY: the ISA was detected; slots of a step are distinct positions, so rows
+                    // write disjoint parts of the buffers.
+                    unsafe { dispatch(isa, task) }
+                }
+            })
+        }, tiles => {
+            let target = tiles.target();
+            pool.run_if(worth, runs.len(), |_, run| {
+                for (slot, key, value) in runs[run].clone().map(row) {
+                    let task = WriteTileRow {
+                        target,
+                        head_dim: layout.head_dim,
+                        slot,
+                        key,
+                        value,
+                    };
+                    // SAFETY: the ISA was detected; a block's rows are all in one run.
+                    unsafe { dispatch(isa, task) }
+                }
+            })
         })
     }
 
@@ -359,6 +432,9 @@ impl KvLayer {
                 let length = tokens * layout.scales();
                 buffers.value_scales.copy_within(source..source + length, target);
             }
+        }, tiles => {
+            let [from, to] = [from, to].map(|block| KvSlot { block, slot: 0 });
+            tiles.copy(&layout, from, to, tokens);
         });
     }
 
@@ -391,8 +467,19 @@ impl KvLayer {
                     value.iter_mut().for_each(|x| *x *= scale);
                 }
             }
-        });
+        }, tiles => tiles.read(at, head, key, value));
     }
+}
+
+/// Rows of a buffer that hold keys and values.
+pub struct KvRows<'a> {
+    /// Rows of `stride` numbers.
+    pub data: &'a mut [f32],
+    pub stride: usize,
+    /// Where keys begin in a row.
+    pub key: usize,
+    /// Where values begin in a row.
+    pub value: usize,
 }
 
 /// Fewer numbers than this are not worth waking other threads for.
@@ -484,6 +571,33 @@ impl<T: KvElement> SimdTask for WriteRow<'_, T> {
                     T::store::<S>(self.value_out.at(value_out + start), value);
                 }
             }
+        }
+    }
+}
+
+/// A row's keys and values into tiles.
+struct WriteTileRow<'a> {
+    target: TileTarget,
+    head_dim: usize,
+    slot: KvSlot,
+    key: &'a [f32],
+    value: &'a [f32],
+}
+
+impl SimdTask for WriteTileRow<'_> {
+    type Output = ();
+
+    /// # Safety
+    /// Nobody else writes this slot's block.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let heads = self.key.chunks_exact(self.head_dim);
+        for (head, (key, value)) in heads
+            .zip(self.value.chunks_exact(self.head_dim))
+            .enumerate()
+        {
+            // SAFETY: promised by the caller; the slot's bounds were checked before.
+            unsafe { self.target.write::<S>(self.slot, head, key, value) };
         }
     }
 }

@@ -33,12 +33,10 @@ mod testing;
 
 pub use attention::{AttentionPlan, AttentionRow, AttentionShape, fused_attention};
 pub use isa::Isa;
-pub use kv::{KvLayer, KvLayout, KvSlot, KvType};
+pub use kv::{KvLayer, KvLayout, KvRows, KvSlot, KvType};
 pub use matmul::{PackedMatrix, Precision};
 pub use pool::ThreadPool;
-pub use rows::{
-    HeadRows, RopeTable, add, argmax, rms_norm, rms_norm_heads, rope, silu_mul, softmax,
-};
+pub use rows::{HeadPreparation, RopeTable, add, argmax, rms_norm, silu_mul, softmax};
 
 /// Why a kernel could not be built or run.
 #[derive(Debug, thiserror::Error)]

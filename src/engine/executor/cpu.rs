@@ -21,8 +21,8 @@ use crate::engine::rope::RopeTable;
 use crate::engine::step::BlockCopy;
 use crate::ids::BlockId;
 use crate::kernels::{
-    self, AttentionPlan, AttentionRow, AttentionShape, HeadRows, KernelError, KvLayer, KvLayout,
-    KvSlot, KvType, PackedMatrix, Precision, ThreadPool, fused_attention,
+    self, AttentionPlan, AttentionRow, AttentionShape, HeadPreparation, Isa, KernelError, KvLayer,
+    KvLayout, KvRows, KvSlot, KvType, PackedMatrix, Precision, ThreadPool, fused_attention,
 };
 
 /// Packs weights for the kernels.
@@ -122,7 +122,6 @@ impl WeightBackend for CpuBackend {
 enum Attention {
     Fused {
         shape: AttentionShape,
-        precision: Precision,
         plans: Box<PerRows<AttentionPlan>>,
     },
     Portable {
@@ -156,12 +155,7 @@ impl<T> PerRows<T> {
 }
 
 impl Attention {
-    fn new(
-        d: &DecoderDescription,
-        kind: AttentionKind,
-        precision: Precision,
-        block_size: usize,
-    ) -> Self {
+    fn new(d: &DecoderDescription, kind: AttentionKind, block_size: usize) -> Self {
         match kind {
             AttentionKind::Fused => Self::Fused {
                 shape: AttentionShape {
@@ -170,7 +164,6 @@ impl Attention {
                     scale: 1.0 / (d.head_dim as f32).sqrt(),
                     window: None,
                 },
-                precision,
                 plans: Box::default(),
             },
             AttentionKind::Portable => Self::Portable {
@@ -221,11 +214,8 @@ impl Attention {
         output: &mut [f32],
     ) -> Result<(), EngineError> {
         match self {
-            Self::Fused {
-                precision, plans, ..
-            } => Ok(fused_attention(
+            Self::Fused { plans, .. } => Ok(fused_attention(
                 pool,
-                *precision,
                 plans.get(rows),
                 layer,
                 qkv,
@@ -333,6 +323,21 @@ pub struct CpuExecutor {
     buffers: Buffers,
     wanted: RaggedBatch,
     block_size: usize,
+    kv_dtype: KvDtype,
+}
+
+/// What keys and values are stored as, and how. `rounds`: attention may round to `bf16`.
+fn kv_type(options: &EngineOptions, rounds: bool, block_size: usize) -> (KvDtype, KvType) {
+    let tiles = rounds
+        && options.attention == AttentionKind::Fused
+        && KvType::has_tiles(Isa::detected(), block_size);
+    match options.kv_dtype {
+        KvDtype::Auto | KvDtype::Bf16 if tiles => (KvDtype::Bf16, KvType::Bf16Tiles),
+        KvDtype::Auto | KvDtype::F16 => (KvDtype::F16, KvType::F16),
+        KvDtype::Bf16 => (KvDtype::Bf16, KvType::Bf16),
+        KvDtype::F32 => (KvDtype::F32, KvType::F32),
+        KvDtype::Q8_0 => (KvDtype::Q8_0, KvType::Q8_0),
+    }
 }
 
 impl CpuExecutor {
@@ -347,27 +352,20 @@ impl CpuExecutor {
         let precision = options.precision.on_this_machine();
         let decoder = Decoder::build(description, weights, &CpuBackend { precision })?;
         let d = &decoder.description;
+        // Attention is no less exact than the projections around it.
+        let mut layers = decoder.layers.iter();
+        let rounds = precision == Precision::Fast
+            && layers.all(|layer| layer.qkv.matrix.rounds_activations());
+        let (kv_dtype, kind) = kv_type(options, rounds, size.block_size);
         let layout = KvLayout {
             kv_heads: d.kv_heads,
             head_dim: d.head_dim,
             block_size: size.block_size,
-            kind: match options.kv_dtype {
-                KvDtype::F32 => KvType::F32,
-                KvDtype::F16 => KvType::F16,
-                KvDtype::Bf16 => KvType::Bf16,
-                KvDtype::Q8_0 => KvType::Q8_0,
-            },
+            kind,
         };
         let blocks = (0..d.layers)
             .map(|_| KvLayer::new(layout, size.blocks))
             .collect::<Result<_, _>>()?;
-        // Attention is no less exact than the projections around it.
-        let mut layers = decoder.layers.iter();
-        let attention_precision = if layers.all(|layer| layer.qkv.matrix.rounds_activations()) {
-            precision
-        } else {
-            Precision::Exact
-        };
         let threads = match options.threads {
             0 => ThreadPool::physical_cores(),
             threads => threads,
@@ -376,7 +374,8 @@ impl CpuExecutor {
         Ok(Self {
             pool: ThreadPool::new(threads)?,
             blocks,
-            attention: Attention::new(d, options.attention, attention_precision, size.block_size),
+            attention: Attention::new(d, options.attention, size.block_size),
+            kv_dtype,
             rope: kernels::RopeTable::new(angles.width(), Vec::new(), Vec::new())?,
             angles,
             buffers: Buffers::default(),
@@ -384,6 +383,11 @@ impl CpuExecutor {
             block_size: size.block_size,
             decoder,
         })
+    }
+
+    /// What keys and values are stored as.
+    pub fn kv_dtype(&self) -> KvDtype {
+        self.kv_dtype
     }
 
     /// Makes the rotary table reach the batch's last position.
@@ -416,35 +420,26 @@ impl CpuExecutor {
         normed.resize(hidden.len(), 0.0);
         kernels::rms_norm(pool, hidden, &layer.attention_norm, epsilon, normed)?;
         layer.qkv.forward(pool, normed, qkv)?;
-        if let Some((query_norm, key_norm)) = &layer.head_norms {
-            for (norm, offset, heads) in [
-                (query_norm, 0, d.heads),
-                (key_norm, d.query_width(), d.kv_heads),
-            ] {
-                let data = qkv.as_mut_slice();
-                let heads = HeadRows {
-                    data,
-                    stride,
-                    offset,
-                    heads,
-                    head_dim: d.head_dim,
-                };
-                kernels::rms_norm_heads(pool, heads, norm, epsilon)?;
-            }
-        }
-        let turning = HeadRows {
+        let preparation = HeadPreparation {
+            query_heads: d.heads,
+            kv_heads: d.kv_heads,
+            head_dim: d.head_dim,
+            norms: layer
+                .head_norms
+                .as_ref()
+                .map(|(query, key)| (query.as_slice(), key.as_slice())),
+            epsilon,
+            rope: &self.rope,
+        };
+        let kv_rows = KvRows {
             data: qkv.as_mut_slice(),
             stride,
-            offset: 0,
-            heads: d.heads + d.kv_heads,
-            head_dim: d.head_dim,
+            key: d.query_width(),
+            value: d.query_width() + d.kv_width(),
         };
-        kernels::rope(pool, turning, &batch.positions, &self.rope)?;
-        let (keys, values) = (
-            &qkv[d.query_width()..],
-            &qkv[d.query_width() + d.kv_width()..],
-        );
-        self.blocks[index].write(pool, &batch.slots, keys, values, stride)?;
+        self.blocks[index].write(pool, &batch.slots, kv_rows, |row, numbers| {
+            preparation.apply(numbers, batch.positions[row]);
+        })?;
 
         if rows == Rows::Wanted {
             keep_rows(qkv, stride, batch.wanted_rows());

@@ -63,32 +63,6 @@ pub(super) struct Blocks<'a, T> {
 }
 
 impl<T> Blocks<'_, T> {
-    /// The head's part of the block that a key of the partition lies in.
-    #[inline(always)]
-    fn block_of(&self, key: usize) -> *const T {
-        let place = (self.first_slot + key) >> self.block_size.trailing_zeros();
-        self.base
-            .wrapping_add(self.blocks[place].0 as usize * self.block_length)
-    }
-
-    /// Its slot there.
-    #[inline(always)]
-    fn slot_of(&self, key: usize) -> usize {
-        (self.first_slot + key) & (self.block_size - 1)
-    }
-
-    /// The first dimension of a key; the others follow at a distance of the block size.
-    #[inline(always)]
-    pub(super) fn key_of(&self, key: usize) -> *const T {
-        self.block_of(key).wrapping_add(self.slot_of(key))
-    }
-
-    /// The value of a key, of `padded` dimensions.
-    #[inline(always)]
-    pub(super) fn value_of(&self, key: usize, padded: usize) -> *const T {
-        self.block_of(key).wrapping_add(self.slot_of(key) * padded)
-    }
-
     /// The part of the partition in each block, in order.
     #[inline(always)]
     fn parts(&self) -> impl Iterator<Item = Part<T>> {

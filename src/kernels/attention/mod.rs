@@ -18,9 +18,9 @@ pub use plan::{AttentionPlan, AttentionRow, AttentionShape};
 
 use super::isa::Isa;
 use super::kv::{KvLayer, with_buffers};
-use super::{KernelError, Precision, SharedMut, ThreadPool};
+use super::{KernelError, SharedMut, ThreadPool};
 use plan::Task;
-use walk::{Arithmetic, Partials, States, Walk, WalkScratch};
+use walk::{Partials, Source, States, Walk, WalkScratch};
 
 /// Keys of a partition. Independent of the block size.
 pub const PARTITION: usize = 128;
@@ -59,9 +59,7 @@ fn pieces(pool: &ThreadPool, tasks: &[Task], walks: usize, group: usize) -> Opti
 ///
 /// Row `i`'s query heads, `query_heads × head_dim` numbers, begin at `queries[i * stride]`; so they may be
 /// part of `q|k|v` rows. `out` gets rows of `query_heads × head_dim`. The rows' own keys and values must
-/// have been written before. With [`Precision::Fast`], keys and values of two bytes are multiplied as `bf16` on
-/// machines with matrix tiles; a row's result then has other bits than with [`Precision::Exact`], but the same
-/// ones whatever the other rows.
+/// have been written before. A row's result has the same bits whatever the other rows.
 ///
 /// # Errors
 /// When a job panicked.
@@ -70,22 +68,19 @@ fn pieces(pool: &ThreadPool, tasks: &[Task], walks: usize, group: usize) -> Opti
 /// When the sizes do not fit, or the plan was built for another block size.
 pub fn fused_attention(
     pool: &ThreadPool,
-    precision: Precision,
     plan: &AttentionPlan,
     layer: &KvLayer,
     queries: &[f32],
     stride: usize,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
-    let isa = Isa::detected();
-    let arithmetic = Arithmetic::of(isa, precision, layer.layout().kind);
-    attention_on((isa, arithmetic), pool, plan, layer, queries, stride, out)
+    attention_on(Isa::detected(), pool, plan, layer, queries, stride, out)
 }
 
-/// [`fused_attention`] on a chosen instruction set, which must be one of [`Isa::available`]; for tiles it must
-/// have them or be the scalar twin.
+/// [`fused_attention`] on a chosen instruction set, which must be one of [`Isa::available`]; for
+/// [`KvType::Bf16Tiles`](super::KvType::Bf16Tiles) it must have matrix tiles or be the scalar twin.
 fn attention_on(
-    (isa, arithmetic): (Isa, Arithmetic),
+    isa: Isa,
     pool: &ThreadPool,
     plan: &AttentionPlan,
     layer: &KvLayer,
@@ -111,11 +106,20 @@ fn attention_on(
         macro_rules! walk {
             ($task:expr, $kv_head:expr, $walk:ident => $use_walk:expr) => {
                 WalkScratch::with(|scratch| {
+                    let (task, kv_head) = ($task, $kv_head);
+                    let (plan, states) = (&*plan, states);
                     with_buffers!(layer.storage(), buffers => {
-                        let (task, kv_head) = ($task, $kv_head);
-                        let (plan, states) = (&*plan, states);
-                        let $walk = Walk { isa, plan, layout, buffers, task, kv_head, queries, stride, out, states, scratch, arithmetic };
+                        let source = Source::Numbers(buffers);
+                        let $walk = Walk { isa, plan, layout, source, task, kv_head, queries, stride, out, states, scratch };
                         $use_walk
+                    }, _tiles => {
+                        // Elsewhere there is no such storage.
+                        #[cfg(target_arch = "x86_64")]
+                        {
+                            let source = Source::<f32>::Tiles(_tiles);
+                            let $walk = Walk { isa, plan, layout, source, task, kv_head, queries, stride, out, states, scratch };
+                            $use_walk
+                        }
                     });
                 })
             };

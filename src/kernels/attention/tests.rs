@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::ids::BlockId;
 use crate::kernels::testing::{bits, numbers};
-use crate::kernels::{KvLayout, KvSlot, KvType};
+use crate::kernels::{KvLayout, KvRows, KvSlot, KvType};
 
 /// Sequences in one layer's blocks, with the queries of all their positions.
 struct World {
@@ -16,29 +16,48 @@ struct World {
     queries: Vec<Vec<f32>>,
 }
 
-/// An instruction set and how it computes.
-type Way = (Isa, Arithmetic);
-
-/// Ways to compute attention over keys and values of a type. The twin of matrix tiles is left out, being slow.
-fn ways(kind: KvType) -> Vec<Way> {
-    let mut ways = Vec::new();
-    for isa in Isa::available() {
-        ways.push((isa, Arithmetic::Vectors));
-        let fast = Arithmetic::of(isa, Precision::Fast, kind);
-        if fast != Arithmetic::Vectors {
-            ways.push((isa, fast));
-        }
+/// The instruction sets that can attend to keys and values of a type. The twin of matrix tiles is left out, being
+/// slow.
+fn sets(kind: KvType) -> Vec<Isa> {
+    let mut sets = Isa::available();
+    if kind == KvType::Bf16Tiles {
+        sets.retain(|isa| isa.has_tiles());
     }
-    ways
+    sets
+}
+
+/// Types that keys and values can have in blocks of a size on this machine.
+fn kinds(block_size: usize) -> Vec<KvType> {
+    let mut kinds = vec![KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8_0];
+    if KvType::has_tiles(Isa::detected(), block_size) {
+        kinds.push(KvType::Bf16Tiles);
+    }
+    kinds
 }
 
 /// How far a result may be from the reference. Matrix tiles multiply numbers of eight bits.
-fn tolerance((_, arithmetic): Way) -> f64 {
-    match arithmetic {
-        Arithmetic::Vectors => 2e-6,
-        #[cfg(target_arch = "x86_64")]
-        Arithmetic::Tiles => 1e-2,
+fn tolerance(kind: KvType) -> f64 {
+    match kind {
+        KvType::Bf16Tiles => 1e-2,
+        _ => 2e-6,
     }
+}
+
+/// Stores rows of keys and values.
+fn write(layer: &mut KvLayer, pool: &ThreadPool, slots: &[KvSlot], keys: &[f32], values: &[f32]) {
+    let width = layer.layout().kv_heads * layer.layout().head_dim;
+    let mut data: Vec<f32> = keys
+        .chunks_exact(width)
+        .zip(values.chunks_exact(width))
+        .flat_map(|(key, value)| [key, value].concat())
+        .collect();
+    let rows = KvRows {
+        data: &mut data,
+        stride: 2 * width,
+        key: 0,
+        value: width,
+    };
+    layer.write(pool, slots, rows, |_, _| {}).unwrap();
 }
 
 #[derive(Clone, Copy)]
@@ -103,7 +122,7 @@ impl World {
                 .collect();
             let keys = numbers(slots.len() * width, 100 + sequence as u64);
             let values = numbers(slots.len() * width, 200 + sequence as u64);
-            layer.write(&pool, &slots, &keys, &values, width).unwrap();
+            write(&mut layer, &pool, &slots, &keys, &values);
             tables.push(table);
         }
         let queries = lengths
@@ -140,7 +159,7 @@ impl World {
     }
 
     /// Attention of the given (sequence, position) rows in one batch.
-    fn attend_on(&self, way: Way, rows: &[(usize, usize)]) -> Vec<f32> {
+    fn attend_on(&self, isa: Isa, rows: &[(usize, usize)]) -> Vec<f32> {
         let width = self.width();
         let stride = width + 5;
         let mut queries = vec![f32::NAN; rows.len() * stride];
@@ -160,7 +179,7 @@ impl World {
         plan.build(self.shape, self.layer.layout().block_size, &tables, &rows);
         let mut out = vec![f32::NAN; rows.len() * width];
         attention_on(
-            way,
+            isa,
             &self.pool,
             &plan,
             &self.layer,
@@ -172,15 +191,9 @@ impl World {
         out
     }
 
-    /// What this machine does with these keys and values, exactly and fast.
-    fn ways(&self) -> [Way; 2] {
-        let isa = Isa::detected();
-        [Precision::Exact, Precision::Fast].map(|precision| {
-            (
-                isa,
-                Arithmetic::of(isa, precision, self.layer.layout().kind),
-            )
-        })
+    /// On this machine.
+    fn attend(&self, rows: &[(usize, usize)]) -> Vec<f32> {
+        self.attend_on(Isa::detected(), rows)
     }
 
     /// The same in `f64`, from the stored keys and values.
@@ -226,11 +239,11 @@ impl World {
         out
     }
 
-    fn assert_matches_reference(&self, way: Way, what: &str) {
+    fn assert_matches_reference(&self, isa: Isa, what: &str) {
         let rows: Vec<(usize, usize)> = (0..self.lengths.len())
             .flat_map(|s| (0..self.lengths[s]).map(move |p| (s, p)))
             .collect();
-        let found = self.attend_on(way, &rows);
+        let found = self.attend_on(isa, &rows);
         for (&(sequence, position), found) in rows.iter().zip(found.chunks_exact(self.width())) {
             // The reference is slow: a few positions are enough, among them all edges.
             let near_edge = position % PARTITION < 2 || position % PARTITION > PARTITION - 2;
@@ -241,7 +254,7 @@ impl World {
             for (index, (&found, expected)) in found.iter().zip(expected).enumerate() {
                 let error = (f64::from(found) - expected).abs();
                 assert!(
-                    error < tolerance(way),
+                    error < tolerance(self.layer.layout().kind),
                     "{what}: sequence {sequence} position {position} element {index} is {found}, not {expected}"
                 );
             }
@@ -251,14 +264,12 @@ impl World {
 
 #[test]
 fn attention_matches_the_reference_on_every_instruction_set() {
-    for kind in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8_0] {
-        for way in ways(kind) {
-            for block_size in [1, 2, 16, 32, 256] {
-                let world = World::new(Setup::new(kind, block_size), &[300, 1, 33], 0);
-                world.assert_matches_reference(
-                    way,
-                    &format!("{way:?} {kind:?} blocks of {block_size}"),
-                );
+    for block_size in [1, 2, 16, 32, 256] {
+        for kind in kinds(block_size) {
+            let world = World::new(Setup::new(kind, block_size), &[300, 1, 33], 0);
+            for isa in sets(kind) {
+                let what = format!("{isa:?} {kind:?} blocks of {block_size}");
+                world.assert_matches_reference(isa, &what);
             }
         }
     }
@@ -274,14 +285,16 @@ fn attention_matches_the_reference_for_many_shapes_of_heads() {
         (2, 2, 40),
         (1, 2, 256),
     ] {
-        let mut setup = Setup::new(KvType::F16, 16);
-        setup.layout.kv_heads = kv_heads;
-        setup.layout.head_dim = head_dim;
-        setup.query_heads = query_heads;
-        for way in ways(KvType::F16) {
+        for kind in kinds(32) {
+            let mut setup = Setup::new(kind, 32);
+            setup.layout.kv_heads = kv_heads;
+            setup.layout.head_dim = head_dim;
+            setup.query_heads = query_heads;
             let world = World::new(setup, &[270, 40], 0);
-            let what = format!("{way:?} {query_heads}/{kv_heads} heads of {head_dim}");
-            world.assert_matches_reference(way, &what);
+            for isa in sets(kind) {
+                let what = format!("{isa:?} {kind:?} {query_heads}/{kv_heads} heads of {head_dim}");
+                world.assert_matches_reference(isa, &what);
+            }
         }
     }
 }
@@ -289,14 +302,12 @@ fn attention_matches_the_reference_for_many_shapes_of_heads() {
 #[test]
 fn a_window_hides_what_is_before_it() {
     for window in [1, 7, 256, 300] {
-        for kind in [KvType::F32, KvType::F16] {
+        for kind in kinds(32) {
             let mut setup = Setup::new(kind, 32);
             setup.window = Some(window);
             let world = World::new(setup, &[700, 20], 0);
-            for way in world.ways() {
-                let what = format!("{way:?} {kind:?}, window {window}");
-                world.assert_matches_reference(way, &what);
-            }
+            let what = format!("{kind:?}, window {window}");
+            world.assert_matches_reference(Isa::detected(), &what);
         }
     }
 }
@@ -308,9 +319,9 @@ fn every_instruction_set_gives_the_scalar_twins_bits() {
     }
     let world = World::new(Setup::new(KvType::F16, 32), &[300], 0);
     let rows: Vec<(usize, usize)> = (0..300).map(|p| (0, p)).collect();
-    let twin = world.attend_on((Isa::Scalar, Arithmetic::Vectors), &rows);
+    let twin = world.attend_on(Isa::Scalar, &rows);
     for isa in Isa::available() {
-        let found = world.attend_on((isa, Arithmetic::Vectors), &rows);
+        let found = world.attend_on(isa, &rows);
         assert_eq!(bits(&found), bits(&twin), "{isa:?}");
     }
 }
@@ -321,12 +332,8 @@ fn matrix_tiles_give_the_bits_of_their_twin() {
     let Some(isa) = Isa::available().into_iter().find(|isa| isa.has_tiles()) else {
         return;
     };
-    for (kind, head_dim, block_size) in [
-        (KvType::F16, 24, 32),
-        (KvType::F16, 64, 4),
-        (KvType::Bf16, 40, 16),
-    ] {
-        let mut setup = Setup::new(kind, block_size);
+    for (head_dim, block_size) in [(24, 32), (64, 128), (40, 64)] {
+        let mut setup = Setup::new(KvType::Bf16Tiles, block_size);
         setup.layout.head_dim = head_dim;
         let world = World::new(setup, &[300, 20], 0);
         // A tile that is not full, one row alone, and several tiles.
@@ -334,9 +341,9 @@ fn matrix_tiles_give_the_bits_of_their_twin() {
         let many: Vec<(usize, usize)> = (100..130).map(|p| (0, p)).chain([(1, 19)]).collect();
         for rows in [vec![(0, 299)], few, many] {
             assert_eq!(
-                bits(&world.attend_on((isa, Arithmetic::Tiles), &rows)),
-                bits(&world.attend_on((Isa::Scalar, Arithmetic::Tiles), &rows)),
-                "{kind:?}, heads of {head_dim}, {} rows",
+                bits(&world.attend_on(isa, &rows)),
+                bits(&world.attend_on(Isa::Scalar, &rows)),
+                "heads of {head_dim}, {} rows",
                 rows.len()
             );
         }
@@ -345,21 +352,19 @@ fn matrix_tiles_give_the_bits_of_their_twin() {
 
 /// Each row alone has the bits that it has in the batch.
 fn assert_rows_independent(world: &World, rows: &[(usize, usize)]) {
-    for way in world.ways() {
-        let together = world.attend_on(way, rows);
-        for (&row, together) in rows.iter().zip(together.chunks_exact(world.width())) {
-            assert!(
-                bits(&world.attend_on(way, &[row])) == bits(together),
-                "{way:?}: row {row:?} differs in the batch"
-            );
-        }
+    let together = world.attend(rows);
+    for (&row, together) in rows.iter().zip(together.chunks_exact(world.width())) {
+        assert!(
+            bits(&world.attend(&[row])) == bits(together),
+            "row {row:?} differs in the batch"
+        );
     }
 }
 
 #[test]
 fn a_row_has_the_same_bits_in_any_chunk_and_batch() {
     for block_size in [1, 16, 32] {
-        for kind in [KvType::F16, KvType::F32, KvType::Q8_0] {
+        for kind in kinds(block_size) {
             let world = World::new(Setup::new(kind, block_size), &[530, 290, 3], 0);
             let mut rows: Vec<(usize, usize)> = (200..530).map(|p| (0, p)).collect();
             rows.push((1, 289));
@@ -378,20 +383,18 @@ fn threads_change_no_bit_of_a_long_context() {
         // The second row has keys of its own behind the shared ones: a second level.
         (None, vec![(0, 1100), (1, 900)]),
     ] {
-        let mut setup = Setup::new(KvType::F16, 32);
-        setup.window = window;
-        setup.threads = 1;
-        let alone = World::new(setup, &[1101, 901], 512);
-        for way in alone.ways() {
-            let expected = alone.attend_on(way, &rows);
+        for kind in kinds(32) {
+            let mut setup = Setup::new(kind, 32);
+            setup.window = window;
+            setup.threads = 1;
+            let expected = World::new(setup, &[1101, 901], 512).attend(&rows);
             for threads in [2, 3, 16] {
                 setup.threads = threads;
-                let world = World::new(setup, &[1101, 901], 512);
-                let found = world.attend_on(way, &rows);
+                let found = World::new(setup, &[1101, 901], 512).attend(&rows);
                 assert_eq!(
                     bits(&found),
                     bits(&expected),
-                    "{threads} threads, {window:?}, {way:?}"
+                    "{threads} threads, {window:?}, {kind:?}"
                 );
             }
         }
@@ -400,27 +403,28 @@ fn threads_change_no_bit_of_a_long_context() {
 
 #[test]
 fn sharing_blocks_changes_no_bit() {
-    for threads in [1, 3] {
-        let mut setup = Setup::new(KvType::F16, 32);
+    for (threads, kind) in [1, 3]
+        .into_iter()
+        .flat_map(|n| kinds(32).into_iter().map(move |kind| (n, kind)))
+    {
+        let mut setup = Setup::new(kind, 32);
         setup.threads = threads;
         let lengths = [900, 650, 640, 641, 1300, 700];
         let world = World::new(setup, &lengths, 608);
         let mut rows: Vec<(usize, usize)> = lengths.iter().map(|n| n - 1).enumerate().collect();
         rows.extend((610..700).map(|p| (5, p)));
         assert_rows_independent(&world, &rows);
-        for way in world.ways() {
-            world.assert_matches_reference(way, &format!("{way:?}, shared blocks"));
-        }
+        world.assert_matches_reference(Isa::detected(), &format!("{kind:?}, shared blocks"));
     }
 }
 
 #[test]
 fn stale_numbers_behind_a_row_do_not_reach_it() {
     // A block that another sequence filled before, with infinities behind the row's position.
-    for kind in [KvType::F32, KvType::F16] {
+    for kind in kinds(32) {
         let setup = Setup::new(kind, 32);
         let mut world = World::new(setup, &[20], 0);
-        let before = world.ways().map(|way| world.attend_on(way, &[(0, 10)]));
+        let before = world.attend(&[(0, 10)]);
         let width = setup.layout.kv_heads * setup.layout.head_dim;
         let slots: Vec<KvSlot> = (11..32)
             .map(|slot| KvSlot {
@@ -429,34 +433,48 @@ fn stale_numbers_behind_a_row_do_not_reach_it() {
             })
             .collect();
         let bad = vec![f32::NAN; slots.len() * width];
-        world
-            .layer
-            .write(&world.pool, &slots, &bad, &bad, width)
-            .unwrap();
-        for (way, before) in world.ways().into_iter().zip(before) {
-            let after = world.attend_on(way, &[(0, 10)]);
-            assert_eq!(bits(&after), bits(&before), "{way:?} {kind:?}");
+        write(&mut world.layer, &world.pool, &slots, &bad, &bad);
+        assert_eq!(bits(&world.attend(&[(0, 10)])), bits(&before), "{kind:?}");
+        // Who sees them knows it, be it the key or the value that is none.
+        for (key, value) in [(f32::NAN, 1.0), (1.0, f32::NAN), (1.0, f32::INFINITY)] {
+            if value.is_infinite() && kind == KvType::F16 {
+                // Saturates.
+                continue;
+            }
+            let numbers = |x| vec![x; slots.len() * width];
+            write(
+                &mut world.layer,
+                &world.pool,
+                &slots,
+                &numbers(key),
+                &numbers(value),
+            );
+            let found = world.attend(&[(0, 19)]);
+            assert!(
+                found.iter().all(|x| !x.is_finite()),
+                "{kind:?} {key} {value}"
+            );
         }
     }
 }
 
 #[test]
 fn large_scores_neither_overflow_nor_vanish() {
-    let mut world = World::new(Setup::new(KvType::F16, 16), &[520], 0);
-    world.queries[0].iter_mut().for_each(|x| *x *= 500.0);
-    for way in world.ways() {
-        let out = world.attend_on(way, &[(0, 519), (0, 3)]);
+    for kind in kinds(32) {
+        let mut world = World::new(Setup::new(kind, 32), &[520], 0);
+        world.queries[0].iter_mut().for_each(|x| *x *= 500.0);
+        let out = world.attend(&[(0, 519), (0, 3)]);
         assert!(
             out.iter().all(|x| x.is_finite() && x.abs() <= 1.005),
-            "{way:?}"
+            "{kind:?}"
         );
     }
 }
 
 #[test]
 fn copied_blocks_hold_the_same_and_leave_the_rest() {
-    for kind in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8_0] {
-        let mut world = World::new(Setup::new(kind, 16), &[32], 0);
+    for kind in kinds(32) {
+        let mut world = World::new(Setup::new(kind, 32), &[64], 0);
         let (from, to) = (world.tables[0][0], world.tables[0][1]);
         let read = |world: &World, block, slot| {
             let (mut key, mut value) = (vec![0.0; 24], vec![0.0; 24]);
@@ -472,6 +490,10 @@ fn copied_blocks_hold_the_same_and_leave_the_rest() {
         }
         assert_eq!(read(&world, to, 5), old);
         assert_ne!(read(&world, from, 5), old);
+        world.layer.copy_block(from, to, 32);
+        for slot in 0..32 {
+            assert_eq!(read(&world, to, slot), read(&world, from, slot));
+        }
     }
 }
 
@@ -500,7 +522,7 @@ fn stored_numbers_are_rounded_to_nearest_and_saturate() {
             block: BlockId(0),
             slot: 1,
         };
-        layer.write(&pool, &[slot], &values, &values, 8).unwrap();
+        write(&mut layer, &pool, &[slot], &values, &values);
         let (mut key, mut value) = (vec![0.0; 8], vec![0.0; 8]);
         layer.read(slot, 0, &mut key, &mut value);
         let expected: Vec<f32> = values
@@ -527,6 +549,12 @@ fn impossible_layouts_are_errors() {
         kind: KvType::F32,
     };
     assert!(KvLayer::new(layout, 1).is_err());
+    let tiles = KvLayout {
+        block_size: 16,
+        kind: KvType::Bf16Tiles,
+        ..layout
+    };
+    assert!(KvLayer::new(tiles, 1).is_err());
     assert!(
         KvLayer::new(
             KvLayout {
@@ -561,8 +589,10 @@ proptest! {
         threads in 1usize..4,
         picks in prop::collection::vec((0usize..5, 0.0f64..1.0), 1..60),
         window in prop::option::of(1usize..300),
+        kind in 0usize..16,
     ) {
-        let mut setup = Setup::new(KvType::F16, size);
+        let kinds = kinds(size);
+        let mut setup = Setup::new(kinds[kind % kinds.len()], size);
         setup.threads = threads;
         setup.window = window;
         let world = World::new(setup, &lengths, shared / size * size);
@@ -600,7 +630,7 @@ fn bytes_with_scales_are_within_half_a_step_of_the_numbers() {
             slot,
         })
         .collect();
-    layer.write(&pool, &slots, &keys, &values, width).unwrap();
+    write(&mut layer, &pool, &slots, &keys, &values);
     layer.copy_block(BlockId(0), BlockId(1), 3);
     for (row, slot) in slots.iter().enumerate() {
         for head in 0..2 {

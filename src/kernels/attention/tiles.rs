@@ -1,7 +1,7 @@
 //! Scores and weighted sums of values as products of matrix tiles (AMX).
 //!
-//! Queries, keys, weights and values are rounded to `bf16`, sums are in `f32`. Keys and values of a partition
-//! are rounded once for all rows of a task. A tile's rows do not know of each other, so a row's result has the
+//! Keys and values lie in the order that tiles take and are read in place ([`crate::kernels::kv::tiles`]); queries and
+//! weights are rounded to `bf16` as they are; sums are in `f32`. A tile's rows do not know of each other, so a row's result has the
 //! same bits however many go with it; but they are not the bits of the other instruction sets, so all rows go
 //! this way, however few.
 //!
@@ -12,19 +12,17 @@ use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 use super::PARTITION;
-use super::micro::Blocks;
 use crate::kernels::aligned::AlignedBuffer;
-use crate::kernels::amx::{STEP, Sums, TILE_BYTES, TILE_ROWS, Tiles};
+use crate::kernels::amx::{STEP, Sums, TILE_BYTES, TILE_ROWS, TileSteps, Tiles};
 use crate::kernels::isa::Isa;
-use crate::kernels::kv::{KvElement, load_part};
+use crate::kernels::kv::load_part;
+use crate::kernels::kv::tiles::TILE_WORDS;
 use crate::kernels::simd::{Bf16Dot, Bf16DotTask, LANES, dispatch_bf16};
 
 /// (row, head) pairs that go through a product together: two tiles.
 const PAIRS: usize = 2 * TILE_ROWS;
 /// `bf16` of a tile of rows.
 const ROW_STEP: usize = TILE_BYTES / 2;
-/// Words, of two `bf16`, of a step of a panel.
-const PANEL_STEP: usize = TILE_BYTES / 4;
 /// Steps of a partition's keys.
 const KEY_STEPS: usize = PARTITION / STEP;
 /// The most panels that a product takes at a time.
@@ -55,33 +53,42 @@ impl Products {
     }
 }
 
+/// Where a product's panels lie.
+#[derive(Clone, Copy)]
+enum Panels<'a> {
+    /// Each panel by itself: its steps follow each other.
+    Keys(&'a [*const u32]),
+    /// Each step by itself: the panels' tiles follow each other. Behind the last there is room for three.
+    Values(&'a [*const u32]),
+}
+
 /// One product: `to[row][output] = Σ rows[row][input] · panels[output][input]`.
 #[derive(Clone, Copy)]
-struct Operands {
+struct Operands<'a> {
     /// One or two.
     row_tiles: usize,
     steps: usize,
     rows: *const u16,
     /// `bf16` from one tile of rows to the next.
     row_tile_length: usize,
-    panels: *const u32,
-    /// Words from one panel to the next.
-    panel_length: usize,
+    panels: Panels<'a>,
     panel_count: usize,
     /// Room for whole groups of panels: two with two tiles of rows, four with one.
     to: *mut f32,
     stride: usize,
 }
 
-impl Operands {
+impl Operands<'_> {
     fn rows(&self, tile: usize) -> *const u16 {
         self.rows.wrapping_add(tile * self.row_tile_length)
     }
 
-    /// A group has room for more panels than there may be left: it then takes the last one again.
-    fn panel(&self, panel: usize) -> *const u32 {
-        let panel = panel.min(self.panel_count - 1);
-        self.panels.wrapping_add(panel * self.panel_length)
+    /// The tile of a panel's step.
+    fn panel_tile(&self, panel: usize, step: usize) -> *const u32 {
+        match self.panels {
+            Panels::Keys(panels) => panels[panel].wrapping_add(step * TILE_WORDS),
+            Panels::Values(steps) => steps[step].wrapping_add(panel * TILE_WORDS),
+        }
     }
 
     /// # Safety
@@ -105,20 +112,35 @@ impl Operands {
                 first: self.to.wrapping_add(first * LANES),
                 row_bytes: self.stride * size_of::<f32>(),
             };
-            // SAFETY: promised by the caller.
-            unsafe {
-                if self.row_tiles == 2 {
-                    let rows = [self.rows(0), self.rows(1)];
-                    let panels = [self.panel(first), self.panel(first + 1)];
-                    tiles.add_two_by_two(self.steps, rows, panels, from, to);
-                } else {
-                    let panels = [
-                        self.panel(first),
-                        self.panel(first + 1),
-                        self.panel(first + 2),
-                        self.panel(first + 3),
-                    ];
-                    tiles.add_one_by_four(self.steps, self.rows(0), panels, from, to);
+            let rows = [self.rows(0), self.rows(self.row_tiles - 1)];
+            match self.panels {
+                Panels::Keys(panels) => {
+                    // A group has room for more panels than there may be left: it then takes the last one again.
+                    let panel = |n: usize| panels[(first + n).min(self.panel_count - 1)];
+                    // SAFETY: promised by the caller.
+                    unsafe {
+                        if self.row_tiles == 2 {
+                            let panels = [panel(0), panel(1)];
+                            tiles.add_two_by_two(self.steps, rows, panels, from, to);
+                        } else {
+                            let panels = [panel(0), panel(1), panel(2), panel(3)];
+                            tiles.add_one_by_four(self.steps, rows[0], panels, from, to);
+                        }
+                    }
+                }
+                Panels::Values(steps) => {
+                    let steps = TileSteps {
+                        tiles: &steps[..self.steps],
+                        offset: first * TILE_BYTES,
+                    };
+                    // SAFETY: promised by the caller.
+                    unsafe {
+                        if self.row_tiles == 2 {
+                            tiles.sum_two_by_two(steps, rows, to);
+                        } else {
+                            tiles.sum_one_by_four(steps, rows[0], to);
+                        }
+                    }
                 }
             }
         }
@@ -138,8 +160,8 @@ impl Operands {
                         .rows(row / TILE_ROWS)
                         .wrapping_add(step * ROW_STEP + row % TILE_ROWS * STEP);
                     let panel = self
-                        .panel(output / LANES)
-                        .wrapping_add(step * PANEL_STEP + output % LANES);
+                        .panel_tile(output / LANES, step)
+                        .wrapping_add(output % LANES);
                     let mut halves = [0.0f32; 2];
                     for input in 0..STEP {
                         // SAFETY: promised by the caller.
@@ -174,10 +196,6 @@ pub(super) struct TileScratch {
     padded: usize,
     /// Scaled queries, `[tile][step of dimensions][pair of the tile][dimension]`.
     queries: AlignedBuffer<u16>,
-    /// A partition's keys, `[panel of keys][step of dimensions][pair of dimensions][key]`.
-    keys: AlignedBuffer<u32>,
-    /// Its values, `[panel of dimensions][step of keys][pair of keys][dimension]`.
-    values: AlignedBuffer<u32>,
     /// `[pair][key]`.
     scores: AlignedBuffer<f32>,
     /// `[tile][step of keys][pair of the tile][key]`.
@@ -217,14 +235,10 @@ impl TileScratch {
         if !dim.is_multiple_of(STEP) && self.dim != dim {
             // Other dimensions may have left numbers where zeros fill up.
             self.queries = AlignedBuffer::default();
-            self.keys = AlignedBuffer::default();
         }
         (self.dim, self.padded) = (dim, padded);
         let tiles = pairs.div_ceil(TILE_ROWS);
         self.queries.reserve(tiles * dim_steps * ROW_STEP);
-        self.keys
-            .reserve(PARTITION / LANES * dim_steps * PANEL_STEP);
-        self.values.reserve(padded / LANES * KEY_STEPS * PANEL_STEP);
         self.scores.reserve(tiles * TILE_ROWS * SCORES);
         self.weights.reserve(tiles * KEY_STEPS * ROW_STEP);
         self.partial
@@ -257,30 +271,19 @@ impl TileScratch {
         unsafe { dispatch_bf16(isa, PackQuery { query, scale, out }) };
     }
 
-    /// Scores of the blocks' pairs with the partition's keys, as far as any pair of a block sees them.
+    /// Scores of the blocks' pairs with the partition's keys, as far as any pair of a block sees them. `keys`
+    /// says where each sixteen of them begin.
     ///
     /// # Safety
-    /// `isa` is available; it has tiles or is the scalar twin. The KV blocks are inside their buffers, with
-    /// sixteen elements to spare; queries are packed; the products are for the task's pairs.
-    pub(super) unsafe fn score<T: KvElement>(
+    /// The products are for the task's pairs; keys are inside their blocks as far as they are seen, rounded up
+    /// to whole steps; queries are packed.
+    pub(super) unsafe fn score(
         &mut self,
-        isa: Isa,
         products: &Products,
-        (keys, values): (Blocks<'_, T>, Blocks<'_, T>),
+        keys: &[*const u32],
         blocks: &[PairBlock],
     ) {
-        let (dim, dim_steps, padded) = (self.dim, self.dim_steps(), self.padded);
-        let out = &mut self.keys[..];
-        let task = PackKeys {
-            keys,
-            values,
-            dim,
-            dim_steps,
-            padded,
-            out,
-        };
-        // SAFETY: promised by the caller.
-        unsafe { dispatch_bf16(isa, task) };
+        let dim_steps = self.dim_steps();
         for block in blocks {
             let panels = STEP / LANES * block.steps.start..STEP / LANES * block.steps.end;
             if panels.is_empty() {
@@ -292,13 +295,12 @@ impl TileScratch {
                 steps: dim_steps,
                 rows: self.queries[first / TILE_ROWS * dim_steps * ROW_STEP..].as_ptr(),
                 row_tile_length: dim_steps * ROW_STEP,
-                panels: self.keys[panels.start * dim_steps * PANEL_STEP..].as_ptr(),
-                panel_length: dim_steps * PANEL_STEP,
+                panels: Panels::Keys(&keys[panels.clone()]),
                 panel_count: panels.len(),
                 to: self.scores[first * SCORES + panels.start * LANES..].as_mut_ptr(),
                 stride: SCORES,
             };
-            // SAFETY: the buffers were made for this.
+            // SAFETY: promised by the caller; the buffers were made for this.
             unsafe { operands.multiply(products) };
         }
     }
@@ -308,7 +310,7 @@ impl TileScratch {
     /// first; the others weigh nothing: it is as if they were not there.
     ///
     /// # Safety
-    /// As [`Self::score`].
+    /// `isa` is available; it has tiles or is the scalar twin. The blocks' scores have been computed.
     pub(super) unsafe fn weigh(
         &mut self,
         isa: Isa,
@@ -329,28 +331,17 @@ impl TileScratch {
         unsafe { dispatch_bf16(isa, task) };
     }
 
-    /// Weighted sums of the partition's values for the blocks' pairs.
+    /// Weighted sums of the partition's values for the blocks' pairs. `values` says where each 32 of them begin.
     ///
     /// # Safety
-    /// As [`Self::score`]; all pairs' scores have been weighed. `next` is any pointer: what is read next.
-    pub(super) unsafe fn gather<T: KvElement>(
+    /// As [`Self::score`]; all pairs' scores have been weighed.
+    pub(super) unsafe fn gather(
         &mut self,
-        isa: Isa,
         products: &Products,
-        values: Blocks<'_, T>,
-        next: *const T,
+        values: &[*const u32],
         blocks: &[PairBlock],
     ) {
         let (padded, stride) = (self.padded, self.partial_stride());
-        let out = &mut self.values[..];
-        let task = PackValues {
-            values,
-            next,
-            padded,
-            out,
-        };
-        // SAFETY: promised by the caller.
-        unsafe { dispatch_bf16(isa, task) };
         for block in blocks {
             if block.steps.is_empty() {
                 continue;
@@ -362,13 +353,12 @@ impl TileScratch {
                 steps: block.steps.len(),
                 rows: self.weights[(tile + step) * ROW_STEP..].as_ptr(),
                 row_tile_length: KEY_STEPS * ROW_STEP,
-                panels: self.values[step * PANEL_STEP..].as_ptr(),
-                panel_length: KEY_STEPS * PANEL_STEP,
+                panels: Panels::Values(&values[block.steps.clone()]),
                 panel_count: padded / LANES,
                 to: self.partial[first * stride..].as_mut_ptr(),
                 stride,
             };
-            // SAFETY: the buffers were made for this.
+            // SAFETY: promised by the caller; the buffers were made for this.
             unsafe { operands.multiply(products) };
         }
     }
@@ -392,141 +382,6 @@ impl Bf16DotTask for PackQuery<'_> {
                 let second = S::mul(load_part::<S>(query.get(LANES..).unwrap_or(&[])), scale);
                 S::store_row(out[..STEP].as_mut_ptr(), first, second);
             }
-        }
-    }
-}
-
-/// Rounds the keys of a partition. Behind its last key there are any numbers.
-struct PackKeys<'a, T> {
-    keys: Blocks<'a, T>,
-    /// The values of the partition, which are read after the keys.
-    values: Blocks<'a, T>,
-    dim: usize,
-    dim_steps: usize,
-    padded: usize,
-    out: &'a mut [u32],
-}
-
-impl<T: KvElement> Bf16DotTask for PackKeys<'_, T> {
-    #[inline(always)]
-    unsafe fn run<S: Bf16Dot>(self) {
-        let Self {
-            keys,
-            values,
-            dim,
-            dim_steps,
-            padded,
-            out,
-        } = self;
-        let size = keys.block_size;
-        let out = out[..PARTITION / LANES * dim_steps * PANEL_STEP].as_mut_ptr();
-        let line = 64 / size_of::<T>();
-        let mut first = 0;
-        while first < keys.keys {
-            let panel = out.wrapping_add(first / LANES * dim_steps * PANEL_STEP);
-            // What comes after: the next step's keys, which are a line for each dimension; its values.
-            let values = values.value_of(first, padded);
-            let ahead = if first + STEP < keys.keys {
-                keys.key_of(first + STEP)
-            } else {
-                values
-            };
-            let mut gathered = [[T::default(); STEP]; 2];
-            let mut pair = 0;
-            while 2 * pair < dim {
-                let has_odd = 2 * pair + 1 < dim;
-                // SAFETY: the set is present and blocks are inside their buffer, as the caller promises; a
-                // step's panels are inside `out`, as was checked above. Reads behind the partition's last key
-                // stay in its block, as a block has whole steps or is gathered.
-                unsafe {
-                    let (even, odd);
-                    if size >= STEP {
-                        even = keys.key_of(first).wrapping_add(2 * pair * size);
-                        odd = even.wrapping_add(size);
-                        S::prefetch(ahead.wrapping_add(2 * pair * size));
-                        S::prefetch(ahead.wrapping_add((2 * pair + 1) * size));
-                        // As many lines of values as of keys.
-                        S::prefetch_far(values.wrapping_add(2 * pair * line));
-                        S::prefetch_far(values.wrapping_add((2 * pair + 1) * line));
-                    } else {
-                        let mut lane = 0;
-                        while lane < STEP && first + lane < keys.keys {
-                            let from = keys.key_of(first + lane);
-                            gathered[0][lane] = *from.add(2 * pair * size);
-                            if has_odd {
-                                gathered[1][lane] = *from.add((2 * pair + 1) * size);
-                            }
-                            lane += 1;
-                        }
-                        (even, odd) = (gathered[0].as_ptr(), gathered[1].as_ptr());
-                    }
-                    let zero = S::splat(0.0);
-                    let evens = [T::load::<S>(even), T::load::<S>(even.wrapping_add(LANES))];
-                    let mut odds = [zero; 2];
-                    if has_odd {
-                        odds = [T::load::<S>(odd), T::load::<S>(odd.wrapping_add(LANES))];
-                    }
-                    let to = panel.wrapping_add(pair * LANES);
-                    S::store_pairs(to, evens[0], odds[0]);
-                    S::store_pairs(to.wrapping_add(dim_steps * PANEL_STEP), evens[1], odds[1]);
-                }
-                pair += 1;
-            }
-            first += STEP;
-        }
-    }
-}
-
-/// Rounds the values of a partition; zeros behind the last, to the end of the step.
-struct PackValues<'a, T> {
-    values: Blocks<'a, T>,
-    /// What is read next.
-    next: *const T,
-    padded: usize,
-    out: &'a mut [u32],
-}
-
-impl<T: KvElement> Bf16DotTask for PackValues<'_, T> {
-    #[inline(always)]
-    unsafe fn run<S: Bf16Dot>(self) {
-        let Self {
-            values,
-            next,
-            padded,
-            out,
-        } = self;
-        let out = out[..padded / LANES * KEY_STEPS * PANEL_STEP].as_mut_ptr();
-        let keys = values.keys;
-        let mut key = 0;
-        while key < keys.next_multiple_of(STEP) {
-            let even = values.value_of(key.min(keys - 1), padded);
-            let odd = values.value_of((key + 1).min(keys - 1), padded);
-            let ahead = if key + STEP < keys {
-                values.value_of(key + STEP, padded)
-            } else {
-                next.wrapping_add(key % STEP * padded)
-            };
-            let mut to = out.wrapping_add(key / STEP * PANEL_STEP + key % STEP / 2 * LANES);
-            let mut dimension = 0;
-            while dimension < padded {
-                // SAFETY: the set is present and blocks are inside their buffer, as the caller promises; all
-                // panels are inside `out`, as was checked above.
-                unsafe {
-                    S::prefetch(ahead.wrapping_add(2 * dimension));
-                    let zero = S::splat(0.0);
-                    let (mut evens, mut odds) = (zero, zero);
-                    if key < keys {
-                        evens = T::load::<S>(even.wrapping_add(dimension));
-                    }
-                    if key + 1 < keys {
-                        odds = T::load::<S>(odd.wrapping_add(dimension));
-                    }
-                    S::store_pairs(to, evens, odds);
-                }
-                to = to.wrapping_add(KEY_STEPS * PANEL_STEP);
-                dimension += LANES;
-            }
-            key += 2;
         }
     }
 }

@@ -11,34 +11,22 @@ use super::plan::{AttentionPlan, Task};
 #[cfg(target_arch = "x86_64")]
 use super::tiles::{PairBlock, Products, TileScratch};
 use crate::ids::BlockId;
+use crate::kernels::SharedMut;
 use crate::kernels::isa::Isa;
-use crate::kernels::kv::{Buffers, KvElement, KvLayout, KvType};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::kv::KvSlot;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::kv::tiles::{TILE_STEP, TileBlocks, TileOrder};
+use crate::kernels::kv::{Buffers, KvElement, KvLayout};
 use crate::kernels::simd::{LANES, dispatch};
-use crate::kernels::{Precision, SharedMut};
 
-/// How scores and sums of values are computed. A row's bits depend on it, so all rows of a model go one way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Arithmetic {
-    /// `f32` multiply-adds, the same on every instruction set.
-    Vectors,
-    /// Matrix tiles with operands rounded to `bf16`, or their twin.
+/// What a walk reads. How scores and sums of values are computed follows from it.
+pub(super) enum Source<'a, T> {
+    /// Numbers, for `f32` multiply-adds, the same on every instruction set.
+    Numbers(&'a Buffers<T>),
+    /// Matrix tiles, or their twin, with operands rounded to `bf16`.
     #[cfg(target_arch = "x86_64")]
-    Tiles,
-}
-
-impl Arithmetic {
-    /// What is fastest within a precision on this instruction set.
-    pub(super) fn of(isa: Isa, precision: Precision, kind: KvType) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if isa.has_tiles()
-            && precision == Precision::Fast
-            && matches!(kind, KvType::F16 | KvType::Bf16)
-        {
-            return Self::Tiles;
-        }
-        let _ = (isa, precision, kind);
-        Self::Vectors
-    }
+    Tiles(&'a TileBlocks),
 }
 
 /// A thread's buffers, kept from walk to walk.
@@ -179,7 +167,7 @@ pub(super) struct Walk<'a, T> {
     pub(super) isa: Isa,
     pub(super) plan: &'a AttentionPlan,
     pub(super) layout: &'a KvLayout,
-    pub(super) buffers: &'a Buffers<T>,
+    pub(super) source: Source<'a, T>,
     pub(super) task: &'a Task,
     pub(super) kv_head: usize,
     pub(super) queries: &'a [f32],
@@ -187,15 +175,17 @@ pub(super) struct Walk<'a, T> {
     pub(super) out: SharedMut<f32>,
     pub(super) states: States,
     pub(super) scratch: &'a mut WalkScratch,
-    pub(super) arithmetic: Arithmetic,
 }
 
 /// How a walk computes.
-enum Means {
+enum Means<'a, T> {
     /// With micro-kernels that take so many tiles of pairs.
-    Vectors { tiles: usize },
+    Vectors {
+        tiles: usize,
+        buffers: &'a Buffers<T>,
+    },
     #[cfg(target_arch = "x86_64")]
-    Tiles(Products),
+    Tiles(Products, &'a TileBlocks),
 }
 
 /// Some (row, head) pairs that go through the micro-kernels together.
@@ -237,7 +227,7 @@ impl<'a, T: KvElement> Walk<'a, T> {
             let (partial, stride) = match &means {
                 Means::Vectors { .. } => (&partial[..], padded),
                 #[cfg(target_arch = "x86_64")]
-                Means::Tiles(_) => (tiles.partial(), tiles.partial_stride()),
+                Means::Tiles(..) => (tiles.partial(), tiles.partial_stride()),
             };
             let task = Combine {
                 gathered: Gathered {
@@ -272,7 +262,7 @@ impl<'a, T: KvElement> Walk<'a, T> {
                 let (partial, stride) = match &means {
                     Means::Vectors { .. } => (&scratch.partial[..], padded),
                     #[cfg(target_arch = "x86_64")]
-                    Means::Tiles(_) => (scratch.tiles.partial(), scratch.tiles.partial_stride()),
+                    Means::Tiles(..) => (scratch.tiles.partial(), scratch.tiles.partial_stride()),
                 };
                 let kept = unsafe { results.of(partition, pair) };
                 kept[0] = scratch.partial_maxima[pair];
@@ -320,28 +310,28 @@ impl<'a, T: KvElement> Walk<'a, T> {
     ///
     /// # Safety
     /// The ISA is available.
-    unsafe fn prepare(&mut self, pairs: usize) -> Means {
+    unsafe fn prepare(&mut self, pairs: usize) -> Means<'a, T> {
         let (dim, padded) = (self.layout.head_dim, self.layout.padded_dim());
         self.scratch.prepare_states(pairs, padded);
-        match self.arithmetic {
-            Arithmetic::Vectors => {
+        match self.source {
+            Source::Numbers(buffers) => {
                 let tiles = pairs.div_ceil(max_pairs(self.isa));
                 self.scratch.prepare_vectors(tiles, dim, padded);
                 for index in 0..tiles {
                     let tile = self.tile(index, tiles, pairs);
                     self.pack_queries(tile);
                 }
-                Means::Vectors { tiles }
+                Means::Vectors { tiles, buffers }
             }
             #[cfg(target_arch = "x86_64")]
-            Arithmetic::Tiles => {
+            Source::Tiles(blocks) => {
                 self.scratch.tiles.prepare(pairs, dim, padded);
                 for pair in 0..pairs {
                     let (query, scale) = (self.query(pair), self.plan.shape().scale);
                     // SAFETY: promised by the caller, here and below.
                     unsafe { self.scratch.tiles.pack_query(self.isa, pair, query, scale) };
                 }
-                Means::Tiles(unsafe { Products::new(self.isa, pairs) })
+                Means::Tiles(unsafe { Products::new(self.isa, pairs) }, blocks)
             }
         }
     }
@@ -442,6 +432,7 @@ impl<'a, T: KvElement> Walk<'a, T> {
     /// The keys and values of a partition that begins at `start`.
     fn blocks<'b>(
         &self,
+        buffers: &Buffers<T>,
         table: &'b [BlockId],
         start: usize,
         keys: usize,
@@ -454,9 +445,9 @@ impl<'a, T: KvElement> Walk<'a, T> {
             None => std::ptr::null(),
         };
         let key_blocks = Blocks {
-            base: self.buffers.keys[layout.key_start(zero, self.kv_head)..].as_ptr(),
+            base: buffers.keys[layout.key_start(zero, self.kv_head)..].as_ptr(),
             block_length: layout.key_start(one, 0),
-            scales: scales_of(&self.buffers.key_scales),
+            scales: scales_of(&buffers.key_scales),
             scale_length: layout.scale_start(one, 0),
             scale_count: layout.scales(),
             blocks: &table[start / size..(start + keys).div_ceil(size)],
@@ -465,9 +456,9 @@ impl<'a, T: KvElement> Walk<'a, T> {
             keys,
         };
         let value_blocks = Blocks {
-            base: self.buffers.values[layout.value_start(zero, self.kv_head)..].as_ptr(),
+            base: buffers.values[layout.value_start(zero, self.kv_head)..].as_ptr(),
             block_length: layout.value_start(one, 0),
-            scales: scales_of(&self.buffers.value_scales),
+            scales: scales_of(&buffers.value_scales),
             ..key_blocks
         };
         (key_blocks, value_blocks)
@@ -478,28 +469,36 @@ impl<'a, T: KvElement> Walk<'a, T> {
     ///
     /// # Safety
     /// As [`Self::run`].
-    unsafe fn partition(&mut self, means: &Means, partition: usize) {
+    unsafe fn partition(&mut self, means: &Means<'_, T>, partition: usize) {
         let (start, pairs) = (partition * PARTITION, self.pairs());
-        match means {
-            &Means::Vectors { tiles } => {
+        match *means {
+            Means::Vectors { tiles, buffers } => {
                 for index in 0..tiles {
                     let tile = self.tile(index, tiles, pairs);
                     // SAFETY: promised by the caller.
-                    unsafe { self.with_vectors(start, tile) };
+                    unsafe { self.with_vectors(buffers, start, tile) };
                 }
             }
             #[cfg(target_arch = "x86_64")]
             // SAFETY: promised by the caller.
-            Means::Tiles(products) => unsafe { self.with_tiles(products, start, pairs) },
+            Means::Tiles(ref products, blocks) => unsafe {
+                self.with_tiles(products, blocks, start, pairs);
+            },
         }
     }
 
-    /// [`Self::partition`] with [`Arithmetic::Tiles`].
+    /// [`Self::partition`] of [`Source::Tiles`].
     ///
     /// # Safety
     /// As there.
     #[cfg(target_arch = "x86_64")]
-    unsafe fn with_tiles(&mut self, products: &Products, start: usize, pairs: usize) {
+    unsafe fn with_tiles(
+        &mut self,
+        products: &Products,
+        tiles: &TileBlocks,
+        start: usize,
+        pairs: usize,
+    ) {
         let (plan, isa, size) = (self.plan, self.isa, self.layout.block_size);
         self.scratch.partial_maxima[..pairs].fill(f32::NEG_INFINITY);
         let (first_key, last_key) = self.keys_seen(0..pairs);
@@ -525,14 +524,27 @@ impl<'a, T: KvElement> Walk<'a, T> {
         }));
         let keys = PARTITION.min(last_key + 1 - start);
         let table = plan.table(plan.row(self.task.rows.start).table);
-        let (key_blocks, value_blocks) = self.blocks(table, start, keys);
-        let next = table.get((start + PARTITION) / size);
-        let next = next.map_or(std::ptr::null(), |block| {
-            self.buffers.keys[self.layout.key_start(*block, self.kv_head)..].as_ptr()
-        });
-        let both = (key_blocks, value_blocks);
+        let order = TileOrder::of(self.layout);
+        let slot = |key: usize| KvSlot {
+            block: table[(start + key) / size],
+            slot: ((start + key) % size) as u32,
+        };
+        let mut key_places = [std::ptr::null(); PARTITION / LANES];
+        let mut value_places = [std::ptr::null(); PARTITION / TILE_STEP];
+        for (step, value_place) in value_places
+            .iter_mut()
+            .take(keys.div_ceil(TILE_STEP))
+            .enumerate()
+        {
+            // Blocks have whole steps.
+            let at = slot(step * TILE_STEP);
+            *value_place = tiles.values[order.values_of(at, self.kv_head)..].as_ptr();
+            let keys = &tiles.keys[order.keys_of(at, self.kv_head)..][..2 * order.key_words()];
+            key_places[2 * step] = keys.as_ptr();
+            key_places[2 * step + 1] = keys[order.key_words()..].as_ptr();
+        }
         // SAFETY: promised by the caller, here and below.
-        unsafe { self.scratch.tiles.score(isa, products, both, &blocks) };
+        unsafe { self.scratch.tiles.score(products, &key_places, &blocks) };
         let mut seen = std::mem::take(&mut self.scratch.seen);
         for block in blocks.iter().filter(|block| !block.steps.is_empty()) {
             seen.clear();
@@ -549,16 +561,18 @@ impl<'a, T: KvElement> Walk<'a, T> {
             unsafe { scratch.tiles.weigh(isa, block, &seen, found) };
         }
         self.scratch.seen = seen;
-        let tiles = &mut self.scratch.tiles;
-        unsafe { tiles.gather(isa, products, value_blocks, next, &blocks) };
+        unsafe {
+            let tiles = &mut self.scratch.tiles;
+            tiles.gather(products, &value_places, &blocks);
+        }
         self.scratch.blocks = blocks;
     }
 
-    /// [`Self::partition`] with [`Arithmetic::Vectors`], for one tile.
+    /// [`Self::partition`] of [`Source::Numbers`], for one tile.
     ///
     /// # Safety
     /// As there.
-    unsafe fn with_vectors(&mut self, start: usize, tile: Tile) {
+    unsafe fn with_vectors(&mut self, buffers: &Buffers<T>, start: usize, tile: Tile) {
         self.scratch.partial_maxima[tile.first..tile.first + tile.count].fill(f32::NEG_INFINITY);
         if tile.last_key < start || tile.first_key >= start + PARTITION {
             return;
@@ -567,7 +581,7 @@ impl<'a, T: KvElement> Walk<'a, T> {
         let (layout, isa) = (self.layout, self.isa);
         let (dim, padded) = (layout.head_dim, layout.padded_dim());
         let table = self.plan.table(self.plan.row(self.place(tile.first)).table);
-        let (key_blocks, value_blocks) = self.blocks(table, start, keys);
+        let (key_blocks, value_blocks) = self.blocks(buffers, table, start, keys);
         let queries = &self.scratch.queries[tile.index * MAX_PAIRS * dim..];
         // SAFETY: promised by the caller; the scratch was grown for all pairs.
         unsafe {

@@ -5,13 +5,15 @@
 
 mod choice;
 mod elementwise;
+mod heads;
 mod norm;
 mod rope;
 
 pub use choice::{argmax, softmax};
 pub use elementwise::{add, silu_mul};
-pub use norm::{rms_norm, rms_norm_heads};
-pub use rope::{RopeTable, rope};
+pub use heads::HeadPreparation;
+pub use norm::rms_norm;
+pub use rope::RopeTable;
 
 use super::kv::SMALL;
 use super::{KernelError, ThreadPool};
@@ -34,34 +36,8 @@ fn for_rows(
     })
 }
 
-/// Some heads of each row of a buffer, for example the query heads of `q|k|v` rows.
-pub struct HeadRows<'a> {
-    pub data: &'a mut [f32],
-    /// Numbers from one row to the next.
-    pub stride: usize,
-    /// Where the first head begins in a row.
-    pub offset: usize,
-    pub heads: usize,
-    pub head_dim: usize,
-}
-
-impl HeadRows<'_> {
-    fn rows(&self) -> usize {
-        assert!(
-            self.stride > 0 && self.offset + self.heads * self.head_dim <= self.stride,
-            "heads reach beyond the row"
-        );
-        assert!(
-            self.data.len().is_multiple_of(self.stride),
-            "rows are incomplete"
-        );
-        self.data.len() / self.stride
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::HeadRows;
     use crate::kernels::testing::numbers;
 
     pub fn assert_close(found: &[f32], expected: impl IntoIterator<Item = f64>, what: &str) {
@@ -88,33 +64,14 @@ mod tests {
 
     pub const WIDTHS: [usize; 7] = [1, 7, 16, 33, 64, 256, 1024];
 
-    /// Calls `change` with heads 1 and 2 of four in rows of some length, and gives the rows back.
-    pub fn on_middle_heads(
-        data: &[f32],
-        head_dim: usize,
-        change: impl FnOnce(HeadRows<'_>),
-    ) -> Vec<f32> {
-        let mut changed = data.to_vec();
-        let stride = 4 * head_dim + 3;
-        change(HeadRows {
-            data: &mut changed,
-            stride,
-            offset: head_dim,
-            heads: 2,
-            head_dim,
-        });
-        for (before, after) in data.chunks_exact(stride).zip(changed.chunks_exact(stride)) {
-            assert_eq!(
-                before[..head_dim],
-                after[..head_dim],
-                "what is before the heads changed"
-            );
-            assert_eq!(
-                before[3 * head_dim..],
-                after[3 * head_dim..],
-                "what is behind the heads changed"
-            );
-        }
-        changed
+    /// `x / sqrt(mean(x²) + epsilon) · weight`.
+    pub fn norm_reference(x: &[f32], weight: &[f32], epsilon: f64) -> Vec<f64> {
+        let mean = wide(x).iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+        let factor = 1.0 / (mean + epsilon).sqrt();
+        wide(x)
+            .iter()
+            .zip(wide(weight))
+            .map(|(x, w)| x * factor * w)
+            .collect()
     }
 }

@@ -1,6 +1,6 @@
 //! Root-mean-square norms.
 
-use super::{HeadRows, for_rows};
+use super::for_rows;
 use crate::kernels::isa::Isa;
 use crate::kernels::kv::{load_part, store_part};
 use crate::kernels::simd::{LANES, Simd, SimdTask, dispatch};
@@ -46,60 +46,13 @@ pub fn rms_norm(
     })
 }
 
-/// [`rms_norm`] of every head by itself, in place, with one weight of `head_dim` numbers for all
-/// heads (the query and key norms of Qwen3).
-///
-/// # Errors
-/// When a job panicked.
-///
-/// # Panics
-/// When the sizes do not fit.
-pub fn rms_norm_heads(
-    pool: &ThreadPool,
-    target: HeadRows<'_>,
-    weight: &[f32],
-    epsilon: f32,
-) -> Result<(), KernelError> {
-    assert_eq!(
-        weight.len(),
-        target.head_dim,
-        "rms_norm_heads: sizes differ"
-    );
-    let (rows, isa) = (target.rows(), Isa::detected());
-    let HeadRows {
-        data,
-        stride,
-        offset,
-        heads,
-        head_dim,
-    } = target;
-    let data = SharedMut::new(data);
-    for_rows(pool, rows, heads * head_dim, |row| {
-        for head in 0..heads {
-            // SAFETY: each head of each row is its own part of the data; the ISA was detected.
-            unsafe {
-                let out = data.at(row * stride + offset + head * head_dim);
-                dispatch(
-                    isa,
-                    Norm {
-                        x: out,
-                        weight,
-                        epsilon,
-                        out,
-                    },
-                );
-            }
-        }
-    })
-}
-
-struct Norm<'a> {
+pub(super) struct Norm<'a> {
     /// As many numbers as `weight`.
-    x: *const f32,
-    weight: &'a [f32],
-    epsilon: f32,
+    pub(super) x: *const f32,
+    pub(super) weight: &'a [f32],
+    pub(super) epsilon: f32,
     /// As many numbers as `weight`; may be `x` itself.
-    out: *mut f32,
+    pub(super) out: *mut f32,
 }
 
 impl SimdTask for Norm<'_> {
@@ -134,20 +87,8 @@ impl SimdTask for Norm<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{
-        WIDTHS, assert_close, on_middle_heads, spread_numbers as numbers, wide,
-    };
+    use super::super::tests::{WIDTHS, assert_close, norm_reference, spread_numbers as numbers};
     use super::*;
-
-    fn norm_reference(x: &[f32], weight: &[f32], epsilon: f64) -> Vec<f64> {
-        let mean = wide(x).iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
-        let factor = 1.0 / (mean + epsilon).sqrt();
-        wide(x)
-            .iter()
-            .zip(wide(weight))
-            .map(|(x, w)| x * factor * w)
-            .collect()
-    }
 
     #[test]
     fn norms_match_the_reference() {
@@ -164,30 +105,6 @@ mod tests {
                 let mut alone = vec![0.0; width];
                 rms_norm(&pool, &x[x.len() - width..], &weight, 1e-6, &mut alone).unwrap();
                 assert_eq!(alone, out[x.len() - width..]);
-            }
-        }
-    }
-
-    #[test]
-    fn head_norms_match_the_reference_and_leave_other_heads() {
-        let pool = ThreadPool::new(2).unwrap();
-        for head_dim in [8, 40, 64, 128] {
-            let data = numbers(50 * (4 * head_dim + 3), 3);
-            let weight = numbers(head_dim, 4);
-            let changed = on_middle_heads(&data, head_dim, |heads| {
-                rms_norm_heads(&pool, heads, &weight, 1e-5).unwrap();
-            });
-            for (row, before) in data.chunks_exact(4 * head_dim + 3).enumerate() {
-                for head in [1, 2] {
-                    let start = head * head_dim;
-                    let after = &changed[row * (4 * head_dim + 3) + start..][..head_dim];
-                    let expected = norm_reference(&before[start..start + head_dim], &weight, 1e-5);
-                    assert_close(
-                        after,
-                        expected,
-                        &format!("row {row} head {head} of {head_dim}"),
-                    );
-                }
             }
         }
     }

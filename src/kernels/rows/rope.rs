@@ -1,10 +1,8 @@
 //! Rotary position embedding.
 
-use super::{HeadRows, for_rows};
-use crate::kernels::isa::Isa;
+use crate::kernels::KernelError;
 use crate::kernels::kv::{load_part, store_part};
-use crate::kernels::simd::{LANES, Simd, SimdTask, dispatch};
-use crate::kernels::{KernelError, SharedMut, ThreadPool};
+use crate::kernels::simd::{LANES, Simd, SimdTask};
 
 /// Cosines and sines of the rotary embedding, by position.
 pub struct RopeTable {
@@ -41,54 +39,27 @@ impl RopeTable {
     pub fn positions(&self) -> usize {
         self.cos.len() / self.half
     }
+
+    /// Cosines and sines of a position.
+    ///
+    /// # Panics
+    /// When the position is beyond the table.
+    pub(super) fn angles(&self, position: u32) -> (&[f32], &[f32]) {
+        let start = position as usize * self.half;
+        (
+            &self.cos[start..][..self.half],
+            &self.sin[start..][..self.half],
+        )
+    }
 }
 
-/// Rotary position embedding in place ("NeoX" order: dimension `i` turns with `i + half`), heads of row
-/// `r` by the angles of `positions[r]`. Dimensions beyond the table's stay as they are. (Su et al., 2021.)
-///
-/// # Errors
-/// When a job panicked.
-///
-/// # Panics
-/// When the sizes do not fit or a position is beyond the table.
-pub fn rope(
-    pool: &ThreadPool,
-    target: HeadRows<'_>,
-    positions: &[u32],
-    table: &RopeTable,
-) -> Result<(), KernelError> {
-    let (rows, isa) = (target.rows(), Isa::detected());
-    let HeadRows {
-        data,
-        stride,
-        offset,
-        heads,
-        head_dim,
-    } = target;
-    assert_eq!(rows, positions.len(), "rope: one position a row");
-    assert!(
-        2 * table.half <= head_dim,
-        "rope: more dimensions turn than there are"
-    );
-    let data = SharedMut::new(data);
-    for_rows(pool, rows, heads * head_dim, |row| {
-        let angles = positions[row] as usize * table.half;
-        let cos = &table.cos[angles..][..table.half];
-        let sin = &table.sin[angles..][..table.half];
-        for head in 0..heads {
-            // SAFETY: each head of each row is its own part of the data; the ISA was detected.
-            unsafe {
-                let head = data.slice(row * stride + offset + head * head_dim, head_dim);
-                dispatch(isa, Rotate { head, cos, sin });
-            }
-        }
-    })
-}
-
-struct Rotate<'a> {
-    head: &'a mut [f32],
-    cos: &'a [f32],
-    sin: &'a [f32],
+/// Rotary position embedding of a head in place ("NeoX" order: dimension `i` turns with `i + half`). Dimensions
+/// beyond the table's stay as they are. (Su et al., 2021.)
+pub(super) struct Rotate<'a> {
+    /// At least twice as many numbers as there are cosines.
+    pub(super) head: &'a mut [f32],
+    pub(super) cos: &'a [f32],
+    pub(super) sin: &'a [f32],
 }
 
 impl SimdTask for Rotate<'_> {
@@ -117,54 +88,7 @@ impl SimdTask for Rotate<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{on_middle_heads, spread_numbers as numbers};
     use super::*;
-
-    #[test]
-    fn rotation_matches_the_reference_and_leaves_the_rest() {
-        let pool = ThreadPool::new(2).unwrap();
-        for (head_dim, half) in [(8, 4), (64, 32), (40, 20), (48, 9)] {
-            let stride = 4 * head_dim + 3;
-            let rows = 40;
-            let angle = |position: usize, i: usize| position as f64 * 0.3 / (i + 1) as f64;
-            let table = |f: fn(f64) -> f64| {
-                (0..100 * half)
-                    .map(|at| f(angle(at / half, at % half)) as f32)
-                    .collect::<Vec<_>>()
-            };
-            let (cos, sin) = (table(f64::cos), table(f64::sin));
-            let rope_table = RopeTable::new(half, cos.clone(), sin.clone()).unwrap();
-            assert_eq!(rope_table.positions(), 100);
-            let positions: Vec<u32> = (0..rows as u32).map(|row| row * 7 % 100).collect();
-            let data = numbers(rows * stride, 5);
-            let changed = on_middle_heads(&data, head_dim, |heads| {
-                rope(&pool, heads, &positions, &rope_table).unwrap();
-            });
-            for (row, &position) in positions.iter().enumerate() {
-                for head in [1, 2] {
-                    let start = row * stride + head * head_dim;
-                    for i in 0..half {
-                        let at = position as usize * half + i;
-                        let (c, s) = (f64::from(cos[at]), f64::from(sin[at]));
-                        let (a, b) = (
-                            f64::from(data[start + i]),
-                            f64::from(data[start + i + half]),
-                        );
-                        let close = |found: f32, expected: f64| {
-                            assert!(
-                                (f64::from(found) - expected).abs() < 2e-6,
-                                "{found} {expected}"
-                            );
-                        };
-                        close(changed[start + i], a * c - b * s);
-                        close(changed[start + i + half], a * s + b * c);
-                    }
-                    let rest = start + 2 * half..start + head_dim;
-                    assert_eq!(changed[rest.clone()], data[rest]);
-                }
-            }
-        }
-    }
 
     #[test]
     fn tables_that_do_not_fit_are_errors() {

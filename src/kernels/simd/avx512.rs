@@ -114,11 +114,6 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
-    unsafe fn prefetch_far<T>(p: *const T) {
-        // SAFETY: a hint; it cannot fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
-    }
-    #[inline(always)]
     unsafe fn split_pairs(p: *const u32) -> (__m512, __m512) {
         // SAFETY: see above.
         unsafe {
@@ -229,26 +224,6 @@ impl Bf16Dot for Avx512 {
         unsafe {
             let row = _mm512_cvtne2ps_pbh(second, first);
             _mm512_storeu_si512(p.cast(), std::mem::transmute::<__m512bh, __m512i>(row));
-        }
-    }
-    #[inline(always)]
-    unsafe fn store_pairs(p: *mut u32, even: __m512, odd: __m512) {
-        /// Number i of both halves in turn.
-        const PLACES: [u16; 32] = {
-            let mut places = [0; 32];
-            let mut i = 0;
-            while i < 32 {
-                places[i] = (i as u16) / 2 + 16 * (i as u16 % 2);
-                i += 1;
-            }
-            places
-        };
-        // SAFETY: as above.
-        unsafe {
-            let row = _mm512_cvtne2ps_pbh(odd, even);
-            let row = std::mem::transmute::<__m512bh, __m512i>(row);
-            let places = _mm512_loadu_si512(PLACES.as_ptr().cast());
-            _mm512_storeu_si512(p.cast(), _mm512_permutexvar_epi16(places, row));
         }
     }
 }

@@ -72,12 +72,6 @@ pub(super) trait Simd: Copy + 'static {
     }
     /// Asks for the cache line at `p`, which may be any address, to be brought close. Changes no result.
     unsafe fn prefetch<T>(p: *const T);
-    /// As [`Self::prefetch`], but only as close as the second-level cache, where there is a choice.
-    #[inline(always)]
-    unsafe fn prefetch_far<T>(p: *const T) {
-        // SAFETY: promised by the caller.
-        unsafe { Self::prefetch(p) }
-    }
     /// The first (`even`) and second (`odd`) numbers of sixteen pairs.
     unsafe fn split_pairs(p: *const u32) -> (Self::F, Self::F);
 
@@ -167,12 +161,6 @@ pub(super) trait Bf16Dot: Simd {
     /// # Safety
     /// As [`Simd`].
     unsafe fn store_row(p: *mut u16, first: Self::F, second: Self::F);
-    /// Stores sixteen pairs, the even number in the lower half of each word, rounded as by
-    /// [`Self::store_row`].
-    ///
-    /// # Safety
-    /// As [`Simd`].
-    unsafe fn store_pairs(p: *mut u32, even: Self::F, odd: Self::F);
 }
 
 /// A piece of work written over [`Bf16Dot`].

@@ -154,12 +154,4 @@ impl Bf16Dot for Scalar {
             unsafe { p.add(i).write(rounded_to_bf16(x)) };
         }
     }
-    #[inline(always)]
-    unsafe fn store_pairs(p: *mut u32, even: Self::F, odd: Self::F) {
-        for (i, (even, odd)) in even.into_iter().zip(odd).enumerate() {
-            let pair = u32::from(rounded_to_bf16(even)) | u32::from(rounded_to_bf16(odd)) << 16;
-            // SAFETY: see above.
-            unsafe { p.add(i).write(pair) };
-        }
-    }
 }
