@@ -264,7 +264,7 @@ pub struct Config {
     /// Number type of cached keys and values: f16, bf16, f32 or q8_0.
     #[arg(
         long,
-        default_value = "f16",
+        default_value = "auto",
         value_name = "TYPE",
         help_heading = "Engine"
     )]

@@ -49,7 +49,7 @@ pub struct Arguments {
     pub attention: AttentionKind,
 
     /// Number type of cached keys and values.
-    #[arg(long, default_value = "f16", value_name = "TYPE")]
+    #[arg(long, default_value = "auto", value_name = "TYPE")]
     pub kv_dtype: KvDtype,
 
     /// Rounds; figures are medians over them.
