@@ -1,4 +1,4 @@
-//! Kernel rates against what the machine can do: `cargo bench --bench kernels [-- THREADS]`.
+//! Kernel rates against what the machine can do: `cargo bench --bench kernels [-- THREADS] [attention]`.
 //!
 //! Prints, for every weight format, the rate of the matrix product at several row counts beside the best
 //! rate of that format (*peak*) and the time that reading the weights takes at full bandwidth (*bw*), then
@@ -276,6 +276,8 @@ fn main() {
     );
     let time = best(|| pool.run(threads, |_, _| {}).expect("does not panic"));
     println!("empty job: {:.2} µs", time.as_secs_f64() * 1e6);
-    products(&pool, bandwidth);
+    if !std::env::args().any(|argument| argument == "attention") {
+        products(&pool, bandwidth);
+    }
     attention(&pool, bandwidth);
 }

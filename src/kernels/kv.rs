@@ -386,17 +386,13 @@ impl KvLayer {
         }, tiles => {
             let target = tiles.target();
             pool.run_if(worth, runs.len(), |_, run| {
-                for (slot, key, value) in runs[run].clone().map(row) {
-                    let task = WriteTileRow {
-                        target,
-                        head_dim: layout.head_dim,
-                        slot,
-                        key,
-                        value,
-                    };
-                    // SAFETY: the ISA was detected; a block's rows are all in one run.
-                    unsafe { dispatch(isa, task) }
-                }
+                let task = WriteTileRun {
+                    target,
+                    head_dim: layout.head_dim,
+                    rows: &runs[run].clone().map(row).collect::<Vec<_>>(),
+                };
+                // SAFETY: the ISA was detected; a block's rows are all in one run.
+                unsafe { dispatch(isa, task) }
             })
         })
     }
@@ -575,29 +571,32 @@ impl<T: KvElement> SimdTask for WriteRow<'_, T> {
     }
 }
 
-/// A row's keys and values into tiles.
-struct WriteTileRow<'a> {
+/// Keys and values of some rows of a block into its tiles.
+struct WriteTileRun<'a> {
     target: TileTarget,
     head_dim: usize,
-    slot: KvSlot,
-    key: &'a [f32],
-    value: &'a [f32],
+    /// Slots, keys and values.
+    rows: &'a [(KvSlot, &'a [f32], &'a [f32])],
 }
 
-impl SimdTask for WriteTileRow<'_> {
+impl SimdTask for WriteTileRun<'_> {
     type Output = ();
 
     /// # Safety
-    /// Nobody else writes this slot's block.
+    /// Nobody else writes the block.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let heads = self.key.chunks_exact(self.head_dim);
-        for (head, (key, value)) in heads
-            .zip(self.value.chunks_exact(self.head_dim))
-            .enumerate()
-        {
-            // SAFETY: promised by the caller; the slot's bounds were checked before.
-            unsafe { self.target.write::<S>(self.slot, head, key, value) };
+        let width = self.rows.first().map_or(0, |(_, key, _)| key.len());
+        // A head's tiles stay in the first-level cache for all rows.
+        for (head, start) in (0..width).step_by(self.head_dim).enumerate() {
+            for &(slot, key, value) in self.rows {
+                let place = start..start + self.head_dim;
+                // SAFETY: promised by the caller; the slot's bounds were checked before.
+                unsafe {
+                    self.target
+                        .write::<S>(slot, head, &key[place.clone()], &value[place]);
+                }
+            }
         }
     }
 }

@@ -34,7 +34,7 @@ mod testing;
 pub use attention::{AttentionPlan, AttentionRow, AttentionShape, fused_attention};
 pub use isa::Isa;
 pub use kv::{KvLayer, KvLayout, KvRows, KvSlot, KvType};
-pub use matmul::{PackedMatrix, Precision};
+pub use matmul::{Input, PackedMatrix, Precision};
 pub use pool::ThreadPool;
 pub use rows::{HeadPreparation, RopeTable, add, argmax, rms_norm, silu_mul, softmax};
 

@@ -182,7 +182,7 @@ impl Product {
     fn run(&mut self, pool: &ThreadPool) -> Result<(), BenchError> {
         match self {
             Product::Ours { matrix, x, y } => {
-                matrix.matmul(pool, x, None, y)?;
+                matrix.matmul(pool, &*x, None, y)?;
                 black_box(&y);
             }
             Product::Quantized { matrix, x } => {

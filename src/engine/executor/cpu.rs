@@ -21,8 +21,9 @@ use crate::engine::rope::RopeTable;
 use crate::engine::step::BlockCopy;
 use crate::ids::BlockId;
 use crate::kernels::{
-    self, AttentionPlan, AttentionRow, AttentionShape, HeadPreparation, Isa, KernelError, KvLayer,
-    KvLayout, KvRows, KvSlot, KvType, PackedMatrix, Precision, ThreadPool, fused_attention,
+    self, AttentionPlan, AttentionRow, AttentionShape, HeadPreparation, Input, Isa, KernelError,
+    KvLayer, KvLayout, KvRows, KvSlot, KvType, PackedMatrix, Precision, ThreadPool,
+    fused_attention,
 };
 
 /// Packs weights for the kernels.
@@ -37,17 +38,29 @@ struct CpuLinear {
 }
 
 impl CpuLinear {
-    /// `input`, rows of the input width, to `output`, which gets as many rows of the output width.
+    /// `rows` rows of the input width to `output`, which gets as many rows of the output width.
     fn forward(
         &self,
         pool: &ThreadPool,
-        input: &[f32],
+        rows: usize,
+        input: Input<'_>,
         output: &mut Vec<f32>,
     ) -> Result<(), KernelError> {
-        let rows = input.len() / self.matrix.in_features();
         output.resize(rows * self.matrix.out_features(), 0.0);
         self.matrix
             .matmul(pool, input, self.bias.as_deref(), output)
+    }
+
+    /// The same for rows that are made one by one, as they are needed.
+    fn forward_made(
+        &self,
+        pool: &ThreadPool,
+        rows: usize,
+        make: impl Fn(usize, &mut [f32]) + Sync,
+        output: &mut Vec<f32>,
+    ) -> Result<(), KernelError> {
+        let input = Input::Made { rows, make: &make };
+        self.forward(pool, rows, input, output)
     }
 }
 
@@ -300,16 +313,14 @@ impl BlockSource for StoredBlocks<'_> {
 struct Buffers {
     /// The residual stream, `[rows, hidden]`.
     hidden: Vec<f32>,
-    /// A norm's output or a projection's, `[rows, hidden]`.
-    normed: Vec<f32>,
+    /// What a projection adds to it, `[rows, hidden]`.
+    projected: Vec<f32>,
     /// `[rows, heads + 2 kv_heads, head_dim]`.
     qkv: Vec<f32>,
     /// `[rows, heads, head_dim]`.
     attended: Vec<f32>,
     /// `[rows, 2 intermediate]`.
     gate_up: Vec<f32>,
-    /// `[rows, intermediate]`.
-    activated: Vec<f32>,
 }
 
 /// Forward passes by our kernels.
@@ -410,16 +421,14 @@ impl CpuExecutor {
         let (pool, epsilon, stride) = (&self.pool, d.norm_epsilon, d.qkv_width());
         let Buffers {
             hidden,
-            normed,
+            projected,
             qkv,
             attended,
             gate_up,
-            activated,
         } = &mut self.buffers;
 
-        normed.resize(hidden.len(), 0.0);
-        kernels::rms_norm(pool, hidden, &layer.attention_norm, epsilon, normed)?;
-        layer.qkv.forward(pool, normed, qkv)?;
+        let norm = row_norm(hidden, &layer.attention_norm, epsilon);
+        layer.qkv.forward_made(pool, batch.rows(), norm, qkv)?;
         let preparation = HeadPreparation {
             query_heads: d.heads,
             kv_heads: d.kv_heads,
@@ -448,19 +457,31 @@ impl CpuExecutor {
                 return Ok(());
             }
         }
-        attended.resize(hidden.len() / d.hidden * d.query_width(), 0.0);
+        let count = hidden.len() / d.hidden;
+        attended.resize(count * d.query_width(), 0.0);
         self.attention
             .attend(rows, pool, &self.blocks[index], qkv, stride, attended)?;
-        layer.output.forward(pool, attended, normed)?;
-        kernels::add(pool, hidden, normed)?;
+        let attended = Input::Stored(attended);
+        layer.output.forward(pool, count, attended, projected)?;
+        kernels::add(pool, hidden, projected)?;
 
-        kernels::rms_norm(pool, hidden, &layer.mlp_norm, epsilon, normed)?;
-        layer.gate_up.forward(pool, normed, gate_up)?;
-        activated.resize(gate_up.len() / 2, 0.0);
-        kernels::silu_mul(pool, gate_up, d.intermediate, activated)?;
-        layer.down.forward(pool, activated, normed)?;
-        kernels::add(pool, hidden, normed)?;
+        let norm = row_norm(hidden, &layer.mlp_norm, epsilon);
+        layer.gate_up.forward_made(pool, count, norm, gate_up)?;
+        let width = 2 * d.intermediate;
+        let activate = |row: usize, out: &mut [f32]| {
+            kernels::silu_mul(&gate_up[row * width..][..width], out);
+        };
+        layer.down.forward_made(pool, count, activate, projected)?;
+        kernels::add(pool, hidden, projected)?;
         Ok(())
+    }
+}
+
+/// Makes normed rows of the residual stream.
+fn row_norm(hidden: &[f32], weight: &[f32], epsilon: f32) -> impl Fn(usize, &mut [f32]) + Sync {
+    move |row, out| {
+        let hidden = &hidden[row * weight.len()..][..weight.len()];
+        kernels::rms_norm(hidden, weight, epsilon, out);
     }
 }
 
@@ -494,21 +515,15 @@ impl Executor for CpuExecutor {
             };
             self.layer(index, batch, rows)?;
         }
-        let Buffers { hidden, normed, .. } = &mut self.buffers;
+        let hidden = &self.buffers.hidden;
         logits.clear();
-        if hidden.is_empty() {
-            return Ok(());
+        let description = &self.decoder.description;
+        let rows = hidden.len() / description.hidden;
+        if rows > 0 {
+            let norm = row_norm(hidden, &self.decoder.final_norm, description.norm_epsilon);
+            let head = &self.decoder.head;
+            head.forward_made(&self.pool, rows, norm, logits)?;
         }
-        normed.resize(hidden.len(), 0.0);
-        let epsilon = self.decoder.description.norm_epsilon;
-        kernels::rms_norm(
-            &self.pool,
-            hidden,
-            &self.decoder.final_norm,
-            epsilon,
-            normed,
-        )?;
-        self.decoder.head.forward(&self.pool, normed, logits)?;
         Ok(())
     }
 

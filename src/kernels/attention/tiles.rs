@@ -17,16 +17,20 @@ use crate::kernels::amx::{STEP, Sums, TILE_BYTES, TILE_ROWS, TileSteps, Tiles};
 use crate::kernels::isa::Isa;
 use crate::kernels::kv::load_part;
 use crate::kernels::kv::tiles::TILE_WORDS;
-use crate::kernels::simd::{Bf16Dot, Bf16DotTask, LANES, dispatch_bf16};
+use crate::kernels::simd::{Bf16Dot, Bf16DotTask, LANES, Simd, dispatch_bf16};
 
 /// (row, head) pairs that go through a product together: two tiles.
 const PAIRS: usize = 2 * TILE_ROWS;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 /// `bf16` of a tile of rows.
 const ROW_STEP: usize = TILE_BYTES / 2;
 /// Steps of a partition's keys.
 const KEY_STEPS: usize = PARTITION / STEP;
 /// The most panels that a product takes at a time.
 const MOST_PANELS: usize = 4;
+/// Panels that all rows go past before the next: few enough to stay in the first-level cache.
+const PANELS_AT_A_TIME: usize = 4;
 /// Numbers from one pair's scores to the next: a partition, and room for panels that nobody needs.
 const SCORES: usize = PARTITION + MOST_PANELS * LANES;
 
@@ -72,6 +76,7 @@ struct Operands<'a> {
     /// `bf16` from one tile of rows to the next.
     row_tile_length: usize,
     panels: Panels<'a>,
+    first_panel: usize,
     panel_count: usize,
     /// Room for whole groups of panels: two with two tiles of rows, four with one.
     to: *mut f32,
@@ -85,6 +90,7 @@ impl Operands<'_> {
 
     /// The tile of a panel's step.
     fn panel_tile(&self, panel: usize, step: usize) -> *const u32 {
+        let panel = self.first_panel + panel;
         match self.panels {
             Panels::Keys(panels) => panels[panel].wrapping_add(step * TILE_WORDS),
             Panels::Values(steps) => steps[step].wrapping_add(panel * TILE_WORDS),
@@ -116,6 +122,7 @@ impl Operands<'_> {
             match self.panels {
                 Panels::Keys(panels) => {
                     // A group has room for more panels than there may be left: it then takes the last one again.
+                    let panels = &panels[self.first_panel..][..self.panel_count];
                     let panel = |n: usize| panels[(first + n).min(self.panel_count - 1)];
                     // SAFETY: promised by the caller.
                     unsafe {
@@ -131,7 +138,7 @@ impl Operands<'_> {
                 Panels::Values(steps) => {
                     let steps = TileSteps {
                         tiles: &steps[..self.steps],
-                        offset: first * TILE_BYTES,
+                        offset: (self.first_panel + first) * TILE_BYTES,
                     };
                     // SAFETY: promised by the caller.
                     unsafe {
@@ -284,24 +291,28 @@ impl TileScratch {
         blocks: &[PairBlock],
     ) {
         let dim_steps = self.dim_steps();
-        for block in blocks {
-            let panels = STEP / LANES * block.steps.start..STEP / LANES * block.steps.end;
-            if panels.is_empty() {
-                continue;
+        for group in (0..keys.len()).step_by(PANELS_AT_A_TIME) {
+            for block in blocks {
+                let panels = STEP / LANES * block.steps.start..STEP / LANES * block.steps.end;
+                let panels = panels.start.max(group)..panels.end.min(group + PANELS_AT_A_TIME);
+                if panels.is_empty() {
+                    continue;
+                }
+                let first = block.pairs.start;
+                let operands = Operands {
+                    row_tiles: block.row_tiles(),
+                    steps: dim_steps,
+                    rows: self.queries[first / TILE_ROWS * dim_steps * ROW_STEP..].as_ptr(),
+                    row_tile_length: dim_steps * ROW_STEP,
+                    panels: Panels::Keys(keys),
+                    first_panel: panels.start,
+                    panel_count: panels.len(),
+                    to: self.scores[first * SCORES + panels.start * LANES..].as_mut_ptr(),
+                    stride: SCORES,
+                };
+                // SAFETY: promised by the caller; the buffers were made for this.
+                unsafe { operands.multiply(products) };
             }
-            let first = block.pairs.start;
-            let operands = Operands {
-                row_tiles: block.row_tiles(),
-                steps: dim_steps,
-                rows: self.queries[first / TILE_ROWS * dim_steps * ROW_STEP..].as_ptr(),
-                row_tile_length: dim_steps * ROW_STEP,
-                panels: Panels::Keys(&keys[panels.clone()]),
-                panel_count: panels.len(),
-                to: self.scores[first * SCORES + panels.start * LANES..].as_mut_ptr(),
-                stride: SCORES,
-            };
-            // SAFETY: promised by the caller; the buffers were made for this.
-            unsafe { operands.multiply(products) };
         }
     }
 
@@ -316,12 +327,14 @@ impl TileScratch {
         isa: Isa,
         block: &PairBlock,
         seen: &[Range<usize>],
+        ahead: &mut Ahead,
         (maxima, totals): (&mut [f32], &mut [f32]),
     ) {
         let first = block.pairs.start;
         let task = WeighPairs {
             steps: block.steps.clone(),
             seen,
+            ahead,
             scores: &mut self.scores[first * SCORES..],
             out: &mut self.weights[first / TILE_ROWS * KEY_STEPS * ROW_STEP..],
             maxima,
@@ -341,25 +354,25 @@ impl TileScratch {
         values: &[*const u32],
         blocks: &[PairBlock],
     ) {
-        let (padded, stride) = (self.padded, self.partial_stride());
-        for block in blocks {
-            if block.steps.is_empty() {
-                continue;
+        let (panels, stride) = (self.padded / LANES, self.partial_stride());
+        for group in (0..panels).step_by(PANELS_AT_A_TIME) {
+            for block in blocks.iter().filter(|block| !block.steps.is_empty()) {
+                let (first, step) = (block.pairs.start, block.steps.start);
+                let tile = first / TILE_ROWS * KEY_STEPS;
+                let operands = Operands {
+                    row_tiles: block.row_tiles(),
+                    steps: block.steps.len(),
+                    rows: self.weights[(tile + step) * ROW_STEP..].as_ptr(),
+                    row_tile_length: KEY_STEPS * ROW_STEP,
+                    panels: Panels::Values(&values[block.steps.clone()]),
+                    first_panel: group,
+                    panel_count: PANELS_AT_A_TIME.min(panels - group),
+                    to: self.partial[first * stride + group * LANES..].as_mut_ptr(),
+                    stride,
+                };
+                // SAFETY: promised by the caller; the buffers were made for this.
+                unsafe { operands.multiply(products) };
             }
-            let (first, step) = (block.pairs.start, block.steps.start);
-            let tile = first / TILE_ROWS * KEY_STEPS;
-            let operands = Operands {
-                row_tiles: block.row_tiles(),
-                steps: block.steps.len(),
-                rows: self.weights[(tile + step) * ROW_STEP..].as_ptr(),
-                row_tile_length: KEY_STEPS * ROW_STEP,
-                panels: Panels::Values(&values[block.steps.clone()]),
-                panel_count: padded / LANES,
-                to: self.partial[first * stride..].as_mut_ptr(),
-                stride,
-            };
-            // SAFETY: promised by the caller; the buffers were made for this.
-            unsafe { operands.multiply(products) };
         }
     }
 }
@@ -408,10 +421,56 @@ unsafe fn power<S: Bf16Dot>(x: S::F, shift: S::F) -> S::F {
     }
 }
 
+/// The keys and values of the partition that comes next, fetched from memory while weights are computed.
+#[derive(Default)]
+pub(super) struct Ahead {
+    /// Beginnings of pieces of [`Self::piece`] bytes.
+    pieces: Vec<*const u8>,
+    piece: usize,
+    /// Bytes that were asked for.
+    done: usize,
+    /// Bytes to ask for at a time.
+    share: usize,
+}
+
+impl Ahead {
+    /// Begins with these pieces, to be fetched over so many turns.
+    pub(super) fn begin(
+        &mut self,
+        pieces: impl Iterator<Item = *const u8>,
+        piece: usize,
+        turns: usize,
+    ) {
+        self.pieces.clear();
+        self.pieces.extend(pieces);
+        self.piece = piece.next_multiple_of(LINE);
+        self.done = 0;
+        let bytes = self.pieces.len() * self.piece;
+        self.share = bytes.div_ceil(turns.max(1)).next_multiple_of(LINE);
+    }
+
+    /// # Safety
+    /// The set is present.
+    #[inline(always)]
+    unsafe fn fetch<S: Simd>(&mut self) {
+        let end = (self.done + self.share).min(self.pieces.len() * self.piece);
+        while self.done < end {
+            let start = self.pieces[self.done / self.piece].wrapping_add(self.done % self.piece);
+            let stop = end.min((self.done / self.piece + 1) * self.piece);
+            for line in (0..stop - self.done).step_by(LINE) {
+                // SAFETY: promised by the caller; any address may be asked for.
+                unsafe { S::prefetch_far(start.wrapping_add(line)) };
+            }
+            self.done = stop;
+        }
+    }
+}
+
 /// See [`TileScratch::weigh`].
 struct WeighPairs<'a> {
     steps: Range<usize>,
     seen: &'a [Range<usize>],
+    ahead: &'a mut Ahead,
     /// `[pair][key]`, from the block's first pair on.
     scores: &'a mut [f32],
     /// `[tile][step of keys][pair of the tile][key]`, from the block's first tile on.
@@ -454,6 +513,7 @@ impl Bf16DotTask for WeighPairs<'_> {
                     totals[0] = S::add(totals[0], first);
                     totals[1] = S::add(totals[1], second);
                     S::store_row(out[..STEP].as_mut_ptr(), first, second);
+                    self.ahead.fetch::<S>();
                 }
                 self.maxima[pair] = maximum;
                 self.totals[pair] = S::sum(S::add(totals[0], totals[1]));

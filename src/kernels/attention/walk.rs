@@ -9,7 +9,7 @@ use super::micro::{
 };
 use super::plan::{AttentionPlan, Task};
 #[cfg(target_arch = "x86_64")]
-use super::tiles::{PairBlock, Products, TileScratch};
+use super::tiles::{Ahead, PairBlock, Products, TileScratch};
 use crate::ids::BlockId;
 use crate::kernels::SharedMut;
 use crate::kernels::isa::Isa;
@@ -28,6 +28,10 @@ pub(super) enum Source<'a, T> {
     #[cfg(target_arch = "x86_64")]
     Tiles(&'a TileBlocks),
 }
+
+/// Pairs from which on the next partition is fetched ahead.
+#[cfg(target_arch = "x86_64")]
+const MANY_PAIRS: usize = 16;
 
 /// A thread's buffers, kept from walk to walk.
 #[derive(Default)]
@@ -51,6 +55,9 @@ pub(super) struct WalkScratch {
     /// What each block of pairs sees of the partition.
     #[cfg(target_arch = "x86_64")]
     blocks: Vec<PairBlock>,
+    /// What is read in the next.
+    #[cfg(target_arch = "x86_64")]
+    ahead: Ahead,
     /// What each pair of a block sees of it.
     #[cfg(target_arch = "x86_64")]
     seen: Vec<Range<usize>>,
@@ -545,6 +552,23 @@ impl<'a, T: KvElement> Walk<'a, T> {
         }
         // SAFETY: promised by the caller, here and below.
         unsafe { self.scratch.tiles.score(products, &key_places, &blocks) };
+        // Many weights take computing, and no memory: time to fetch what the next partition needs. With few
+        // the machine reads ahead better by itself.
+        let many = pairs >= MANY_PAIRS;
+        let end = if many { last_key + 1 } else { 0 };
+        let next = start + PARTITION..(start + 2 * PARTITION).min(end);
+        let pieces = next.step_by(TILE_STEP).flat_map(|position| {
+            let at = slot(position - start);
+            let keys = tiles.keys[order.keys_of(at, self.kv_head)..].as_ptr();
+            let values = tiles.values[order.values_of(at, self.kv_head)..].as_ptr();
+            [keys.cast::<u8>(), values.cast()]
+        });
+        let turns = blocks
+            .iter()
+            .map(|block| block.pairs.len() * block.steps.len());
+        let piece = 2 * order.key_words().max(order.value_words() / 2) * size_of::<u32>();
+        let mut ahead = std::mem::take(&mut self.scratch.ahead);
+        ahead.begin(pieces, piece, turns.sum());
         let mut seen = std::mem::take(&mut self.scratch.seen);
         for block in blocks.iter().filter(|block| !block.steps.is_empty()) {
             seen.clear();
@@ -558,9 +582,10 @@ impl<'a, T: KvElement> Walk<'a, T> {
                 &mut scratch.partial_maxima[block.pairs.clone()],
                 &mut scratch.partial_totals[block.pairs.clone()],
             );
-            unsafe { scratch.tiles.weigh(isa, block, &seen, found) };
+            unsafe { scratch.tiles.weigh(isa, block, &seen, &mut ahead, found) };
         }
         self.scratch.seen = seen;
+        self.scratch.ahead = ahead;
         unsafe {
             let tiles = &mut self.scratch.tiles;
             tiles.gather(products, &value_places, &blocks);

@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+use super::Input;
 use super::micro::{kernel_rows, max_rows, pair_of};
 use crate::kernels::aligned::AlignedBuffer;
 use crate::kernels::isa::Isa;
@@ -78,11 +79,11 @@ impl Activations {
         &mut self,
         isa: Isa,
         pool: &ThreadPool,
-        x: &[f32],
+        x: Input<'_>,
         inputs: usize,
         kind: Kind,
     ) -> Result<(), KernelError> {
-        let rows = x.len() / inputs;
+        let rows = x.rows(inputs);
         let row_length = kind.row_length(inputs.div_ceil(2));
         match kind {
             Kind::F32 => {
@@ -122,7 +123,7 @@ impl<T: crate::kernels::aligned::Number> Packed<AlignedBuffer<T>> {
     fn fill(
         &mut self,
         pool: &ThreadPool,
-        x: &[f32],
+        x: Input<'_>,
         inputs: usize,
         row_length: usize,
         make_tiles: impl FnOnce(&mut Vec<RowTile>),
@@ -138,11 +139,12 @@ impl<T: crate::kernels::aligned::Number> Packed<AlignedBuffer<T>> {
         self.buffer
             .reserve(tiles.last().map_or(0, |last| last.start + length(last)));
         let buffer = SharedMut::new(&mut self.buffer);
-        pool.run_if(x.len() >= SMALL, tiles.len(), |_, index| {
+        let worth = x.rows(inputs) * inputs >= SMALL;
+        pool.run_if(worth, tiles.len(), |_, index| {
             let tile = &tiles[index];
-            let x = &x[tile.first_row * inputs..][..tile.rows * inputs];
             // SAFETY: each tile has its own part of the buffer, which was made to hold all.
-            pack(x, tile, unsafe { buffer.slice(tile.start, length(tile)) });
+            let out = unsafe { buffer.slice(tile.start, length(tile)) };
+            x.with_rows(tile.first_row, tile.rows, inputs, |x| pack(x, tile, out));
         })
     }
 }

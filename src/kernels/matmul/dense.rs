@@ -14,7 +14,7 @@ use super::micro::{
 };
 #[cfg(target_arch = "x86_64")]
 use super::tiles::{self, TileWeights};
-use super::{Precision, Target};
+use super::{Input, Precision, Target};
 use crate::kernels::aligned::{AlignedBuffer, Number};
 use crate::kernels::isa::Isa;
 use crate::kernels::simd::LANES;
@@ -198,7 +198,7 @@ impl DenseMatrix {
         &self,
         isa: Isa,
         pool: &ThreadPool,
-        x: &[f32],
+        x: Input<'_>,
         rows: usize,
         activations: &mut Activations,
         target: Target<'_>,

@@ -5,6 +5,7 @@
 
 mod activations;
 mod dense;
+mod input;
 mod micro;
 mod quantized;
 #[cfg(target_arch = "x86_64")]
@@ -20,6 +21,7 @@ use super::isa::Isa;
 use super::{KernelError, SharedMut, ThreadPool};
 use activations::Activations;
 use dense::DenseMatrix;
+pub use input::Input;
 use quantized::QuantizedMatrix;
 
 /// How products with `bf16` weights, and attention, are computed.
@@ -298,7 +300,7 @@ impl PackedMatrix {
         })
     }
 
-    /// `out = x · weightsᵀ + bias`: `x` holds rows of `in_features`, `out` as many rows of `out_features`,
+    /// `out = x · weightsᵀ + bias`: `x` are rows of `in_features`, `out` holds as many rows of `out_features`,
     /// `bias` one number an output.
     ///
     /// # Errors
@@ -306,10 +308,10 @@ impl PackedMatrix {
     ///
     /// # Panics
     /// When the sizes do not fit.
-    pub fn matmul(
+    pub fn matmul<'a>(
         &self,
         pool: &ThreadPool,
-        x: &[f32],
+        x: impl Into<Input<'a>>,
         bias: Option<&[f32]>,
         out: &mut [f32],
     ) -> Result<(), KernelError> {
@@ -317,20 +319,16 @@ impl PackedMatrix {
     }
 
     /// [`Self::matmul`] on a chosen instruction set, which must be one of [`Isa::available`].
-    fn matmul_on(
+    fn matmul_on<'a>(
         &self,
         isa: Isa,
         pool: &ThreadPool,
-        x: &[f32],
+        x: impl Into<Input<'a>>,
         bias: Option<&[f32]>,
         out: &mut [f32],
     ) -> Result<(), KernelError> {
-        let rows = x.len() / self.in_features;
-        assert_eq!(
-            x.len(),
-            rows * self.in_features,
-            "matmul: x has incomplete rows"
-        );
+        let x = x.into();
+        let rows = x.rows(self.in_features);
         assert_eq!(
             out.len(),
             rows * self.out_features,

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::Target;
+use super::{Input, Target};
 use crate::kernels::aligned::AlignedBuffer;
 use crate::kernels::amx::{STEP, Sums, TILE_BYTES, TILE_ROWS, Tiles};
 use crate::kernels::isa::Isa;
@@ -46,7 +46,7 @@ impl Activations {
     fn pack(
         &mut self,
         pool: &ThreadPool,
-        x: &[f32],
+        x: Input<'_>,
         rows: usize,
         inputs: usize,
     ) -> Result<(), KernelError> {
@@ -57,16 +57,17 @@ impl Activations {
         let tile_len = inputs / STEP * TILE;
         self.tiles.reserve(count * tile_len);
         let out = SharedMut::new(&mut self.tiles);
-        pool.run_if(x.len() >= 64 * 1024, count, |_, index| {
+        pool.run_if(rows * inputs >= 64 * 1024, count, |_, index| {
             // SAFETY: each tile is a part of its own.
             let out = unsafe { out.slice(index * tile_len, tile_len) };
-            let end = rows.min((index + 1) * TILE_ROWS);
-            let x = &x[index * TILE_ROWS * inputs..end * inputs];
-            if x.len() < TILE_ROWS * inputs {
+            let count = TILE_ROWS.min(rows - index * TILE_ROWS);
+            if count < TILE_ROWS {
                 out.fill(0);
             }
-            // SAFETY: the instruction set is one of the machine's.
-            unsafe { dispatch(Isa::detected(), Round { x, inputs, out }) };
+            x.with_rows(index * TILE_ROWS, count, inputs, |x| {
+                // SAFETY: the instruction set is one of the machine's.
+                unsafe { dispatch(Isa::detected(), Round { x, inputs, out }) };
+            });
         })
     }
 }
@@ -119,7 +120,7 @@ impl TileWeights<'_> {
     pub(super) fn matmul(
         self,
         pool: &ThreadPool,
-        x: &[f32],
+        x: Input<'_>,
         rows: usize,
         activations: &mut Activations,
         target: Target<'_>,

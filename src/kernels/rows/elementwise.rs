@@ -6,39 +6,16 @@ use crate::kernels::kv::{load_part, store_part};
 use crate::kernels::simd::{LANES, Simd, SimdTask, dispatch};
 use crate::kernels::{KernelError, SharedMut, ThreadPool};
 
-/// The gated activation of a feed-forward layer: rows `gate|up` of twice `width` numbers become rows
-/// `silu(gate) · up` of `width`, with `silu(x) = x / (1 + e^-x)`.
-///
-/// # Errors
-/// When a job panicked.
+/// The gated activation of a feed-forward layer: a row `gate|up` becomes `silu(gate) · up`, of half its length,
+/// with `silu(x) = x / (1 + e^-x)`.
 ///
 /// # Panics
 /// When the sizes do not fit.
-pub fn silu_mul(
-    pool: &ThreadPool,
-    gate_up: &[f32],
-    width: usize,
-    out: &mut [f32],
-) -> Result<(), KernelError> {
-    assert!(
-        gate_up.len() == 2 * out.len() && out.len().is_multiple_of(width),
-        "silu_mul: sizes differ"
-    );
-    let (rows, isa, out) = (out.len() / width, Isa::detected(), SharedMut::new(out));
-    for_rows(pool, rows, width, |row| {
-        let (gate, up) = gate_up[row * 2 * width..][..2 * width].split_at(width);
-        // SAFETY: each row writes its own part of `out`; the ISA was detected.
-        unsafe {
-            dispatch(
-                isa,
-                SiluMul {
-                    gate,
-                    up,
-                    out: out.slice(row * width, width),
-                },
-            )
-        };
-    })
+pub fn silu_mul(gate_up: &[f32], out: &mut [f32]) {
+    assert_eq!(gate_up.len(), 2 * out.len(), "silu_mul: sizes differ");
+    let (gate, up) = gate_up.split_at(out.len());
+    // SAFETY: the ISA was detected.
+    unsafe { dispatch(Isa::detected(), SiluMul { gate, up, out }) };
 }
 
 struct SiluMul<'a> {
@@ -92,26 +69,17 @@ mod tests {
 
     #[test]
     fn gated_activation_matches_the_reference() {
-        let pool = ThreadPool::new(2).unwrap();
         for width in WIDTHS {
-            for rows in [1, 40] {
-                let mut gate_up = numbers(rows * 2 * width, 6);
-                gate_up[0] = 200.0;
-                let last = gate_up.len() - 1 - width;
-                gate_up[last] = -200.0;
-                let mut out = vec![f32::NAN; rows * width];
-                silu_mul(&pool, &gate_up, width, &mut out).unwrap();
-                let expected = gate_up.chunks_exact(2 * width).flat_map(|row| {
-                    let (gate, up) = row.split_at(width);
-                    let silu = |x: f64| x / (1.0 + (-x).exp());
-                    wide(gate)
-                        .into_iter()
-                        .zip(wide(up))
-                        .map(move |(g, u)| silu(g) * u)
-                        .collect::<Vec<_>>()
-                });
-                assert_close(&out, expected, &format!("{rows} rows of {width}"));
-            }
+            let mut gate_up = numbers(2 * width, 6);
+            gate_up[0] = 200.0;
+            gate_up[width - 1] = -200.0;
+            let mut out = vec![f32::NAN; width];
+            silu_mul(&gate_up, &mut out);
+            let (gate, up) = gate_up.split_at(width);
+            let silu = |x: f64| x / (1.0 + (-x).exp());
+            let expected = wide(gate).into_iter().zip(wide(up));
+            let expected = expected.map(|(gate, up)| silu(gate) * up);
+            assert_close(&out, expected, &format!("a row of {width}"));
         }
     }
 

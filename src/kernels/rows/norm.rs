@@ -1,49 +1,26 @@
 //! Root-mean-square norms.
 
-use super::for_rows;
 use crate::kernels::isa::Isa;
 use crate::kernels::kv::{load_part, store_part};
 use crate::kernels::simd::{LANES, Simd, SimdTask, dispatch};
-use crate::kernels::{KernelError, SharedMut, ThreadPool};
 
-/// Root-mean-square norm of each row: `out = x / sqrt(mean(x²) + epsilon) · weight`.
-///
-/// `x` and `out` hold rows of `weight.len()` numbers. (Zhang and Sennrich, 2019.)
-///
-/// # Errors
-/// When a job panicked.
+/// Root-mean-square norm of a row: `out = x / sqrt(mean(x²) + epsilon) · weight`. (Zhang and Sennrich, 2019.)
 ///
 /// # Panics
-/// When the sizes do not fit.
-pub fn rms_norm(
-    pool: &ThreadPool,
-    x: &[f32],
-    weight: &[f32],
-    epsilon: f32,
-    out: &mut [f32],
-) -> Result<(), KernelError> {
-    let width = weight.len();
+/// When the sizes differ.
+pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     assert!(
-        x.len() == out.len() && x.len().is_multiple_of(width),
+        x.len() == weight.len() && out.len() == weight.len(),
         "rms_norm: sizes differ"
     );
-    let (rows, isa, out) = (x.len() / width, Isa::detected(), SharedMut::new(out));
-    for_rows(pool, rows, width, |row| {
-        let x = &x[row * width..][..width];
-        // SAFETY: each row writes its own part of `out`; the ISA was detected.
-        unsafe {
-            let out = out.slice(row * width, width);
-            dispatch(
-                isa,
-                Norm {
-                    x: x.as_ptr(),
-                    weight,
-                    epsilon,
-                    out: out.as_mut_ptr(),
-                },
-            );
-        }
-    })
+    let norm = Norm {
+        x: x.as_ptr(),
+        weight,
+        epsilon,
+        out: out.as_mut_ptr(),
+    };
+    // SAFETY: the ISA was detected; all have the same length.
+    unsafe { dispatch(Isa::detected(), norm) };
 }
 
 pub(super) struct Norm<'a> {
@@ -92,20 +69,12 @@ mod tests {
 
     #[test]
     fn norms_match_the_reference() {
-        let pool = ThreadPool::new(3).unwrap();
         for width in WIDTHS {
-            for rows in [1, 2, 70] {
-                let (x, weight) = (numbers(rows * width, 1), numbers(width, 2));
-                let mut out = vec![f32::NAN; x.len()];
-                rms_norm(&pool, &x, &weight, 1e-6, &mut out).unwrap();
-                let expected = x
-                    .chunks_exact(width)
-                    .flat_map(|x| norm_reference(x, &weight, 1e-6));
-                assert_close(&out, expected, &format!("{rows} rows of {width}"));
-                let mut alone = vec![0.0; width];
-                rms_norm(&pool, &x[x.len() - width..], &weight, 1e-6, &mut alone).unwrap();
-                assert_eq!(alone, out[x.len() - width..]);
-            }
+            let (x, weight) = (numbers(width, 1), numbers(width, 2));
+            let mut out = vec![f32::NAN; width];
+            rms_norm(&x, &weight, 1e-6, &mut out);
+            let expected = norm_reference(&x, &weight, 1e-6);
+            assert_close(&out, expected, &format!("a row of {width}"));
         }
     }
 }

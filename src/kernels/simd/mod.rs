@@ -72,6 +72,12 @@ pub(super) trait Simd: Copy + 'static {
     }
     /// Asks for the cache line at `p`, which may be any address, to be brought close. Changes no result.
     unsafe fn prefetch<T>(p: *const T);
+    /// As [`Self::prefetch`], but only as close as the second-level cache, where there is a choice.
+    #[inline(always)]
+    unsafe fn prefetch_far<T>(p: *const T) {
+        // SAFETY: promised by the caller.
+        unsafe { Self::prefetch(p) }
+    }
     /// The first (`even`) and second (`odd`) numbers of sixteen pairs.
     unsafe fn split_pairs(p: *const u32) -> (Self::F, Self::F);
 

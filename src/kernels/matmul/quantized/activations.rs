@@ -12,6 +12,7 @@
 use super::formats::Activation;
 use super::micro::is_scalar;
 use crate::kernels::isa::Isa;
+use crate::kernels::matmul::Input;
 use crate::kernels::simd::{ByteDot, ByteDotTask, LANES, dispatch_bytes};
 use crate::kernels::{KernelError, SharedMut, ThreadPool};
 
@@ -72,16 +73,16 @@ impl Activations {
         self.plain_blocks.filled = false;
     }
 
-    /// Quantizes `rows` rows of `x`, unless that was done since [`Self::forget`].
+    /// Quantizes the rows of `x`, of `inputs` numbers, unless that was done since [`Self::forget`].
     pub(super) fn fill(
         &mut self,
         isa: Isa,
         pool: &ThreadPool,
-        x: &[f32],
-        rows: usize,
+        x: Input<'_>,
+        inputs: usize,
         kind: Activation,
     ) -> Result<Filled<'_>, KernelError> {
-        let inputs = x.len() / rows;
+        let rows = x.rows(inputs);
         // Words of a row.
         let row_words = inputs / kind.inputs() * kind.record();
         let words = match kind {
@@ -115,20 +116,22 @@ impl Activations {
             let (tiles, out) = (&self.tiles, SharedMut::new(&mut words.words));
             let quantize = |index: usize| {
                 let tile = &tiles[index];
-                // SAFETY: each tile has its own part of the buffer, which was grown to hold all; the ISA is
-                // available.
-                unsafe {
-                    let task = Quantize {
-                        x: &x[tile.first_row * inputs..][..tile.rows * inputs],
-                        inputs,
-                        kernel_rows: tile.kernel_rows,
-                        kind,
-                        out: out.slice(tile.start, tile.kernel_rows * row_words),
-                    };
-                    dispatch_bytes(isa, task);
-                }
+                x.with_rows(tile.first_row, tile.rows, inputs, |x| {
+                    // SAFETY: each tile has its own part of the buffer, which was grown to hold all; the ISA
+                    // is available.
+                    unsafe {
+                        let task = Quantize {
+                            x,
+                            inputs,
+                            kernel_rows: tile.kernel_rows,
+                            kind,
+                            out: out.slice(tile.start, tile.kernel_rows * row_words),
+                        };
+                        dispatch_bytes(isa, task);
+                    }
+                });
             };
-            pool.run_if(x.len() >= SMALL, count, |_, index| quantize(index))?;
+            pool.run_if(rows * inputs >= SMALL, count, |_, index| quantize(index))?;
         }
         Ok(Filled {
             tiles: &self.tiles,

@@ -8,7 +8,7 @@ use candle_core::quantized::k_quants::{
 };
 use candle_core::quantized::{GgmlDType, GgmlType, QTensor};
 
-use crate::kernels::matmul::Target;
+use crate::kernels::matmul::{Input, Target};
 use crate::kernels::{KernelError, SharedMut, ThreadPool};
 
 /// Multiply-adds below which a product is not worth sharing among threads.
@@ -47,7 +47,7 @@ trait Kernel: Send + Sync {
         &self,
         blocks: &[u8],
         pool: &ThreadPool,
-        x: &[f32],
+        x: Input<'_>,
         rows: usize,
         activations: &mut Activations,
         target: Target<'_>,
@@ -124,7 +124,7 @@ impl BlockMatrix {
     pub(super) fn matmul(
         &self,
         pool: &ThreadPool,
-        x: &[f32],
+        x: Input<'_>,
         rows: usize,
         activations: &mut Activations,
         target: Target<'_>,
@@ -174,7 +174,7 @@ impl<T: GgmlType> Kernel for Typed<T> {
         &self,
         blocks: &[u8],
         pool: &ThreadPool,
-        x: &[f32],
+        x: Input<'_>,
         rows: usize,
         activations: &mut Activations,
         target: Target<'_>,
@@ -195,7 +195,7 @@ impl<T: GgmlType> Kernel for Typed<T> {
                 // SAFETY: rows are disjoint; the buffer holds `count` blocks, aligned to words, and all
                 // bits are valid for a block.
                 let out = unsafe { quantized.slice(row * row_blocks, row_blocks) };
-                T::VecDotType::from_float(&x[row * inputs..][..inputs], out);
+                x.with_rows(row, 1, inputs, |x| T::VecDotType::from_float(x, out));
             };
             if small || rows < 4 {
                 (0..rows).for_each(|row| quantize(0, row));

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::QTensor;
 
-use super::Target;
+use super::{Input, Target};
 use crate::kernels::isa::Isa;
 use crate::kernels::{KernelError, ThreadPool};
 
@@ -85,7 +85,7 @@ impl QuantizedMatrix {
         &self,
         isa: Isa,
         pool: &ThreadPool,
-        x: &[f32],
+        x: Input<'_>,
         rows: usize,
         activations: &mut Activations,
         target: Target<'_>,

@@ -9,7 +9,7 @@ use super::formats::{Q4_0, Q4K, Q5K, Q6K, Q8_0};
 use super::micro::{MicroArgs, Product, multiply, panel_group};
 use crate::kernels::aligned::AlignedBuffer;
 use crate::kernels::isa::Isa;
-use crate::kernels::matmul::Target;
+use crate::kernels::matmul::{Input, Target};
 use crate::kernels::simd::LANES;
 use crate::kernels::{KernelError, ThreadPool};
 
@@ -162,7 +162,7 @@ impl PanelMatrix {
         &self,
         isa: Isa,
         pool: &ThreadPool,
-        x: &[f32],
+        x: Input<'_>,
         rows: usize,
         activations: &mut Activations,
         target: Target<'_>,
@@ -177,12 +177,12 @@ impl PanelMatrix {
         &self,
         isa: Isa,
         pool: &ThreadPool,
-        x: &[f32],
+        x: Input<'_>,
         rows: usize,
         activations: &mut Activations,
         target: Target<'_>,
     ) -> Result<(), KernelError> {
-        let filled = activations.fill(isa, pool, x, rows, F::ACTIVATION)?;
+        let filled = activations.fill(isa, pool, x, self.in_features, F::ACTIVATION)?;
         let panels = self.out_features.div_ceil(LANES);
         // Panels a tile: at least 32 tiles of whole groups, up to sixteen panels.
         let chunk = panels.div_ceil(32).next_multiple_of(4).min(16);
