@@ -17,7 +17,7 @@ use crate::kernels::simd::{ByteDot, ByteDotTask, LANES, dispatch_bytes};
 pub(super) struct MicroArgs {
     /// The first panel's first block; the others follow, then the next panel's.
     pub(super) panel: *const u8,
-    /// Panels, up to [`panel_group`], but not three.
+    /// Panels: a power of two up to [`panel_group`].
     pub(super) panels: usize,
     /// The tile's first record; the others follow.
     pub(super) x: *const u32,
@@ -60,7 +60,8 @@ pub(super) unsafe fn multiply<F: Product>(isa: Isa, kernel_rows: usize, args: Mi
         (2, 2),
         (4, 2),
         (6, 2),
-        (1, 4)
+        (1, 4),
+        (1, 8)
     )
 }
 
@@ -72,7 +73,7 @@ const MAX_SUMS: usize = 12;
 pub(super) fn panel_group(isa: Isa, kernel_rows: usize) -> usize {
     match kernel_rows {
         _ if is_scalar(isa) => 1,
-        1 => 4,
+        1 => 8,
         _ => 2,
     }
 }

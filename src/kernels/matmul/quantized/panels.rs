@@ -185,7 +185,7 @@ impl PanelMatrix {
         let filled = activations.fill(isa, pool, x, self.in_features, F::ACTIVATION)?;
         let panels = self.out_features.div_ceil(LANES);
         // Panels a tile: at least 32 tiles of whole groups, up to sixteen panels.
-        let chunk = panels.div_ceil(32).next_multiple_of(4).min(16);
+        let chunk = panels.div_ceil(32).next_multiple_of(8).min(16);
         let chunks = panels.div_ceil(chunk);
         let row_bytes = self.in_features / F::ACTIVATION.inputs() * F::ACTIVATION.record() * 4;
         let blocks = filled.blocks((ROW_BLOCK_BYTES / row_bytes).max(24));
@@ -218,11 +218,7 @@ impl PanelMatrix {
         let group = panel_group(isa, widest);
         let mut panel = panels.start;
         while panel < panels.end {
-            // There is no kernel for three.
-            let count = match group.min(panels.end - panel) {
-                3 => 2,
-                count => count,
-            };
+            let count = 1 << group.min(panels.end - panel).ilog2();
             let first = panel * LANES;
             for tile in tiles {
                 let args = MicroArgs {
