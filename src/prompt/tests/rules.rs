@@ -38,7 +38,8 @@ pub(super) fn demo_with(tools: &str) -> PromptFormat {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
     let assets = PromptAssets {
         tokenizer: tokenizers::Tokenizer::from_file(folder.join("tokenizer.json")).unwrap(),
-        chat_template: Some("{{ messages[0].content }}".to_owned()),
+        // A template that does not know tools would have calls as Hermes writes them.
+        chat_template: None,
         bos_token: None,
         eos_token: None,
         add_bos: None,

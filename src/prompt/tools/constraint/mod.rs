@@ -267,15 +267,8 @@ fn call(way: &Way, tool: &Tool<'_>, parts: &mut Parts) -> Option<String> {
                 text.push_str(&Value::from(tool.name).to_string());
                 continue;
             }
+            Piece::Name if !fits(tool.name, python) => return None,
             Piece::Name => {
-                let parts_of_name = tool.name.split(['.', '-']);
-                let fits = !python
-                    || (is_identifier(&tool.name.replace(['.', '-'], "_"))
-                        && parts_of_name.last().is_some_and(|last| !last.is_empty())
-                        && !tool.name.starts_with(['.', '-']));
-                if tool.name.is_empty() || !may_be_name(tool.name) || !fits {
-                    return None;
-                }
                 text.push_str(tool.name);
                 continue;
             }
@@ -304,6 +297,13 @@ fn call(way: &Way, tool: &Tool<'_>, parts: &mut Parts) -> Option<String> {
         rule.push_str(&literal(&text));
     }
     Some(rule.trim_end().to_owned())
+}
+
+/// The name is read as it is written, where it stands without quotes.
+fn fits(name: &str, python: bool) -> bool {
+    let in_python =
+        || is_identifier(&name.replace(['.', '-'], "_")) && !name.starts_with(['.', '-']);
+    !name.is_empty() && name.trim() == name && may_be_name(name) && (!python || in_python())
 }
 
 fn notated(notation: Notation, tool: &Tool<'_>, parts: &mut Parts) -> Option<String> {
