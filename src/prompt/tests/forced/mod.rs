@@ -25,7 +25,7 @@ use crate::prompt::{AnswerRules, OutputDelta, PromptEnd, PromptFormat};
 /// The tools of one test: names and schemas of arguments.
 type Tools = Vec<(String, Value)>;
 
-fn callable(tools: &Tools) -> Vec<CallableTool> {
+fn callable(tools: &[(String, Value)]) -> Vec<CallableTool> {
     tools
         .iter()
         .map(|(name, schema)| CallableTool {
@@ -41,14 +41,19 @@ fn callable(tools: &Tools) -> Vec<CallableTool> {
         .collect()
 }
 
-fn forced(format: &PromptFormat, name: &str, tools: &Tools, several: bool) -> Arc<Grammar> {
+fn forced(
+    format: &PromptFormat,
+    name: &str,
+    tools: &[(String, Value)],
+    several: bool,
+) -> Arc<Grammar> {
     grammar(format, name, tools, several, &Otherwise::Nothing)
 }
 
 fn grammar(
     format: &PromptFormat,
     name: &str,
-    tools: &Tools,
+    tools: &[(String, Value)],
     several: bool,
     otherwise: &Otherwise,
 ) -> Arc<Grammar> {
@@ -65,7 +70,7 @@ fn grammar(
 }
 
 /// The calls in a text, or what else is in it.
-fn read(name: &str, tools: &Tools, text: &str) -> Result<Vec<(String, Value)>, String> {
+fn read(name: &str, tools: &[(String, Value)], text: &str) -> Result<Vec<(String, Value)>, String> {
     let output = OutputFormat {
         reasoning: None,
         tools: named(name),
@@ -180,7 +185,7 @@ fn names_and_keys_that_a_form_cannot_hold() {
             json!({"type": "object", "properties": {key: {"enum": ["x"]}}, "required": required});
         vec![("f".to_owned(), schema)]
     };
-    let rules = |name: &str, tools: &Tools| {
+    let rules = |name: &str, tools: &[(String, Value)]| {
         let tools = callable(tools);
         constraint::answer(
             named(name),
@@ -212,7 +217,7 @@ fn names_and_keys_that_a_form_cannot_hold() {
     tools.push(("g".to_owned(), json!({"type": "object", "properties": {}})));
     let grammar = forced(&format, "pythonic", &tools, false);
     assert!(accepts(&format, &grammar, "[g()]") && !accepts(&format, &grammar, "[f()]"));
-    let odd = vec![(
+    let odd = [(
         "a name".to_owned(),
         json!({"type": "object", "properties": {}}),
     )];
@@ -264,7 +269,7 @@ fn schemas_in_other_shapes() {
 fn thoughts_before_a_call_in_channels() {
     let format = demo_with("harmony");
     let schema = json!({"type": "object", "properties": {"x": {"enum": [1]}}, "required": ["x"]});
-    let tools = callable(&vec![("f".to_owned(), schema)]);
+    let tools = callable(&[("f".to_owned(), schema)]);
     let rules = AnswerRules {
         tools: tools
             .into_iter()

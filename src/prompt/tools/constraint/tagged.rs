@@ -78,13 +78,9 @@ impl Writer<'_> {
         let typed = self.key_end(|typing| matches!(typing, Typing::Text));
         let Some(alternatives) = shape::alternatives(schema, self.place.root) else {
             // Only as JSON it can be left to its grammar as a whole.
-            let json = self.json_end(None);
-            return match (typed, json) {
-                _ if !self.read_as.allow_strings() => {
-                    Some(vec![(json?, self.json(schema.clone(), parts))])
-                }
-                _ => None,
-            };
+            let is_json = !self.read_as.allow_strings();
+            let end = self.json_end(None).filter(|_| is_json)?;
+            return Some(vec![(end, self.json(schema.clone(), parts))]);
         };
         let (texts, others): (Vec<Alternative>, Vec<Alternative>) = alternatives
             .into_iter()
