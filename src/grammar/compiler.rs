@@ -12,7 +12,7 @@ use llguidance::{Matcher, ParserFactory, regex_to_lark};
 use super::constraint::{Grammar, TokenMask};
 use super::vocabulary::{TokenBytes, token_environment};
 use super::workers::MaskWorkers;
-use super::{GrammarError, GrammarPart, GrammarSource, GrammarSpec, schema};
+use super::{GrammarError, GrammarPart, GrammarSource, GrammarSpec, schema, text};
 use crate::ids::TokenId;
 
 /// Compiled grammars that are remembered.
@@ -73,7 +73,7 @@ impl GrammarCompiler {
             .get_or_init(|| make_factory(&vocabulary()?, &self.end_tokens))
             .as_ref()
             .map_err(|reason| GrammarError::Unavailable(reason.clone()))?;
-        for part in &spec.parts {
+        for part in spec.parts.iter().chain(&spec.checked) {
             check_size(part)?;
         }
         let key = key(spec);
@@ -135,7 +135,8 @@ fn key(spec: &GrammarSpec) -> blake3::Hash {
         hasher.update(text.as_bytes());
     };
     add(spec.root.as_deref().unwrap_or_default());
-    for part in &spec.parts {
+    add(&spec.parts.len().to_string());
+    for part in spec.parts.iter().chain(&spec.checked) {
         match &part.source {
             GrammarSource::JsonSchema { schema, strict } => {
                 add(if *strict { "strict" } else { "schema" });
@@ -156,6 +157,16 @@ fn key(spec: &GrammarSpec) -> blake3::Hash {
                     add(choice);
                 }
             }
+            GrammarSource::Text(text) => {
+                add(if text.strict { "strict text" } else { "text" });
+                add(&text.schema.to_string());
+                for expressions in [&text.except, &text.also] {
+                    add(&expressions.len().to_string());
+                    expressions.iter().for_each(|expression| add(expression));
+                }
+                add(&text.mark);
+                add(&text.end);
+            }
         }
     }
     hasher.finalize()
@@ -167,6 +178,7 @@ fn check_size(part: &GrammarPart) -> Result<(), GrammarError> {
         GrammarSource::Regex(text) => (text.len(), REGEX_BYTES),
         GrammarSource::Lark(text) => (text.len(), LARK_BYTES),
         GrammarSource::Choice(choices) => (choices.iter().map(String::len).sum(), CHOICE_BYTES),
+        GrammarSource::Text(text) => (text.schema.to_string().len(), SCHEMA_BYTES),
     };
     if size > limit {
         let message = format!("has {size} bytes; at most {limit} are accepted");
@@ -215,6 +227,9 @@ fn build(
     factory: &ParserFactory,
     spec: &GrammarSpec,
 ) -> Result<(Matcher, TokenMask), GrammarError> {
+    for part in &spec.checked {
+        lower(part)?;
+    }
     let mut grammars = Vec::new();
     if let Some(root) = &spec.root {
         grammars.push(named("root", GrammarWithLexer::from_lark(root.clone())));
@@ -251,6 +266,7 @@ fn lower(part: &GrammarPart) -> Result<GrammarWithLexer, GrammarError> {
             GrammarWithLexer::from_lark(format!("start: REGEX\nREGEX: /{regex}/"))
         }
         GrammarSource::Lark(text) => GrammarWithLexer::from_lark(text.clone()),
+        GrammarSource::Text(text) => text::lower(text, &part.field)?,
         GrammarSource::Choice(choices) => {
             let literals: Vec<String> = choices
                 .iter()
@@ -299,7 +315,7 @@ fn blame(factory: &ParserFactory, spec: &GrammarSpec, message: &str) -> GrammarE
             GrammarSource::Lark(_) => {
                 GrammarError::invalid(&part.field, format!("is not a valid grammar: {message}"))
             }
-            GrammarSource::Choice(_) => {
+            GrammarSource::Choice(_) | GrammarSource::Text(_) => {
                 GrammarError::invalid(&part.field, format!("cannot be enforced: {message}"))
             }
         };

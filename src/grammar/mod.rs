@@ -13,6 +13,7 @@ mod constraint;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod text;
 mod vocabulary;
 mod workers;
 
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 pub use compiler::GrammarCompiler;
 pub use constraint::{Constraint, Grammar, TokenMask};
+pub use text::{PlainText, escaped};
 pub use vocabulary::TokenBytes;
 
 /// What (a part of) an output must look like.
@@ -37,6 +39,8 @@ pub enum GrammarSource {
     Lark(String),
     /// One of these texts. At least one, none empty.
     Choice(Vec<String>),
+    /// A string without quotes, up to its end.
+    Text(PlainText),
 }
 
 /// A source and the field of the request that holds it, for errors.
@@ -53,6 +57,8 @@ pub struct GrammarSpec {
     /// Lark whose rules refer to part *i* as `@part_i`. None: the output is the only part.
     pub root: Option<String>,
     pub parts: Vec<GrammarPart>,
+    /// What is only checked: the schemas that the parts and the root were made from.
+    pub checked: Vec<GrammarPart>,
 }
 
 impl GrammarSpec {
@@ -61,6 +67,7 @@ impl GrammarSpec {
         Self {
             root: None,
             parts: vec![part],
+            checked: Vec::new(),
         }
     }
 

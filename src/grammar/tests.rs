@@ -680,6 +680,7 @@ fn parts_of_a_root() {
             GrammarSpec::reference(0),
             GrammarSpec::reference(1)
         )),
+        checked: Vec::new(),
         parts: vec![
             GrammarPart {
                 field: "one".to_owned(),

@@ -130,13 +130,21 @@ impl PromptFormat {
             output,
             opens_reasoning: false,
         };
-        format.opens_reasoning =
-            reasoning.is_some_and(|reasoning| format.leaves_reasoning_to_the_model(reasoning));
+        let is_sure = |reasoning: &ReasoningFormat| match choice.reasoning {
+            ReasoningChoice::Named(_) => true,
+            _ => chat_template.as_deref().is_some_and(|template| {
+                template.contains(reasoning.open.trim_end()) && template.contains(reasoning.close)
+            }),
+        };
+        format.opens_reasoning = reasoning.is_some_and(|reasoning| {
+            format.leaves_reasoning_to_the_model(reasoning, is_sure(reasoning))
+        });
         Ok(format)
     }
 
-    /// Prompts leave open whether reasoning follows, and closing it at once is the way to switch it off.
-    fn leaves_reasoning_to_the_model(&self, reasoning: &ReasoningFormat) -> bool {
+    /// Prompts leave open whether reasoning follows: closing it at once is the way to switch it off, or there
+    /// is no way and the model is sure to reason in this form.
+    fn leaves_reasoning_to_the_model(&self, reasoning: &ReasoningFormat, is_sure: bool) -> bool {
         let end = |template_kwargs: &Map<String, Value>| {
             let messages = [serde_json::json!({"role": "user", "content": "Hello!"})];
             let rendered = self.render(&ChatInput {
@@ -147,10 +155,19 @@ impl PromptFormat {
             });
             rendered.unwrap_or_default().trim_end().to_owned()
         };
-        let off = Map::from_iter([("enable_thinking".to_owned(), Value::Bool(false))]);
+        let switched =
+            |name: &str, on: bool| end(&Map::from_iter([(name.to_owned(), Value::Bool(on))]));
         let default = end(&Map::new());
-        let open = !reasoning.is_open_in(&default) && !default.ends_with(reasoning.close);
-        open && end(&off).ends_with(reasoning.close)
+        if reasoning.is_open_in(&default) || default.ends_with(reasoning.close) {
+            return false;
+        }
+        let has_no_switch = || {
+            let names = ["enable_thinking", "thinking"].iter();
+            let mut prompts = names.flat_map(|name| [true, false].map(|on| switched(name, on)));
+            prompts.all(|prompt| prompt == default)
+        };
+        switched("enable_thinking", false).ends_with(reasoning.close)
+            || (is_sure && has_no_switch())
     }
 
     pub(super) fn opens_reasoning(&self) -> bool {

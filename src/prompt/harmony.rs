@@ -13,7 +13,7 @@ const MESSAGE: &str = "<|message|>";
 const CHANNEL: &str = "<|channel|>";
 const NAMESPACE: &str = "functions.";
 /// What ends a body: the first three end the message, the others begin another header.
-const BODY_ENDS: [&str; 5] = ["<|end|>", "<|call|>", "<|return|>", "<|start|>", CHANNEL];
+pub(super) const BODY_ENDS: [&str; 5] = ["<|end|>", "<|call|>", "<|return|>", "<|start|>", CHANNEL];
 /// A header, at most, in bytes. A longer one is text.
 const MAX_HEADER: usize = 512;
 

@@ -26,10 +26,11 @@ pub use choice::{FormatChoice, ReasoningChoice, ToolFormat};
 pub use detokenizer::Detokenizer;
 pub use format::{ChatInput, PromptAssets, PromptFormat};
 pub use output::{OutputParser, ParserOptions};
-pub use rules::{AnswerRules, ContentRule, NoRulesForCalls, PromptEnd};
+pub use rules::{AnswerRules, ContentRule, PromptEnd};
 pub use stop::{StopMatcher, StopOutcome};
 pub use template::ChatTemplate;
 pub use tools::DeclaredTools;
+pub use tools::constraint::NoRulesForCalls;
 
 /// A piece of a model's parsed output, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::PromptFormat;
 use super::output::ParserOptions;
-use super::tools::constraint::{self, CallableTool, Otherwise};
+use super::tools::constraint::{self, CallableTool, NoRulesForCalls, Otherwise, Parts};
 use crate::grammar::{GrammarPart, GrammarSpec};
 
 /// What an answer may be. At least one of `tools` and `content`.
@@ -25,57 +25,47 @@ pub enum ContentRule {
     Grammar(GrammarPart),
 }
 
-/// A model's calls are in a form for which there are no rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this model's form of tool calls cannot be enforced")]
-pub struct NoRulesForCalls;
-
 impl PromptFormat {
     /// The grammar of an answer to a prompt. Reasoning comes before all rules and has none of its own: it
     /// must come where the prompt has opened it, and may come where the model opens it by itself.
     ///
     /// # Errors
-    /// There are tools, and no rules for this model's calls.
+    /// There are tools, and this model's form of calls cannot hold them.
     pub fn answer_grammar(
         &self,
         rules: &AnswerRules,
         prompt: PromptEnd,
     ) -> Result<GrammarSpec, NoRulesForCalls> {
-        let mut parts = Vec::new();
-        let mut add = |part: &GrammarPart| {
-            parts.push(part.clone());
-            GrammarSpec::reference(parts.len() - 1)
-        };
-        let otherwise = match &rules.content {
-            ContentRule::Nothing => Otherwise::Nothing,
-            ContentRule::Free => Otherwise::Text,
-            ContentRule::Grammar(part) => Otherwise::Grammar(add(part)),
-        };
-        let answer = match (&otherwise, rules.tools.as_slice()) {
-            (Otherwise::Grammar(name), []) => {
+        let mut parts = Parts::default();
+        let format = self.output_format().tools;
+        let answer = match (&rules.content, rules.tools.as_slice()) {
+            (ContentRule::Grammar(part), []) => {
+                let name = parts.add(part.clone());
                 if prompt == PromptEnd::Answer {
-                    return Ok(GrammarSpec { root: None, parts });
+                    return Ok(parts.without_root());
                 }
                 format!("answer: {name}\n")
             }
-            _ => {
-                let tools: Vec<CallableTool> = rules
-                    .tools
+            (content, tools) => {
+                let otherwise = match content {
+                    ContentRule::Nothing => Otherwise::Nothing,
+                    ContentRule::Free => Otherwise::Text,
+                    ContentRule::Grammar(part) => Otherwise::Grammar(part.clone()),
+                };
+                let tools: Vec<CallableTool> = tools
                     .iter()
                     .map(|(name, arguments)| CallableTool {
                         name: name.clone(),
-                        arguments: add(arguments),
+                        arguments: arguments.clone(),
                     })
                     .collect();
-                constraint::answer(
-                    self.output_format().tools,
-                    &tools,
-                    rules.several,
-                    &otherwise,
-                )
-                .ok_or(NoRulesForCalls)?
+                constraint::answer(format, &tools, rules.several, &otherwise, &mut parts)?
             }
         };
+        if format.channels && !rules.tools.is_empty() {
+            let start = format!("start: thoughts? answer\n{}", constraint::thoughts());
+            return Ok(parts.spec(start + &answer));
+        }
         let marks = self.output_format().reasoning_marks();
         let [open, close] = marks.map(|mark| serde_json::Value::from(mark).to_string());
         let close = format!("reasoning[suffix={close}]: /(?s:.*)/\nBREAK: /\\n{{1,2}}/\n");
@@ -86,10 +76,7 @@ impl PromptFormat {
                 format!("start: ({open} reasoning BREAK?)? answer\n{close}")
             }
         };
-        Ok(GrammarSpec {
-            root: Some(start + &answer),
-            parts,
-        })
+        Ok(parts.spec(start + &answer))
     }
 
     /// What the output after a prompt begins with.

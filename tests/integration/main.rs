@@ -5,6 +5,7 @@ mod bad_input;
 mod bench;
 mod choices;
 mod disconnect;
+mod forced_calls;
 mod lifecycle;
 mod load;
 mod logprobs;

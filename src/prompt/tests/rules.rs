@@ -11,14 +11,16 @@ use crate::grammar::{
 use crate::ids::TokenId;
 use crate::prompt::OutputDelta;
 use crate::prompt::output::{OutputFormat, OutputParser};
-use crate::prompt::tools::constraint::{self, CallableTool, Otherwise};
+use crate::prompt::tools::constraint::{self, CallableTool, Otherwise, Parts};
 use crate::prompt::tools::{FORMATS, Format};
-use crate::prompt::{AnswerRules, ContentRule, PromptAssets, PromptEnd, PromptFormat};
+use crate::prompt::{
+    AnswerRules, ContentRule, FormatChoice, PromptAssets, PromptEnd, PromptFormat,
+};
 
 /// `<|im_end|>`.
-const END: TokenId = TokenId(2039);
+pub(super) const END: TokenId = TokenId(2039);
 
-fn demo() -> PromptFormat {
+pub(super) fn demo() -> PromptFormat {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
     let template = std::fs::read_to_string(folder.join("chat_template.jinja")).unwrap();
     PromptFormat::new(PromptAssets {
@@ -31,6 +33,24 @@ fn demo() -> PromptFormat {
     .unwrap()
 }
 
+/// The demo model's text side with another form of calls.
+pub(super) fn demo_with(tools: &str) -> PromptFormat {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    let assets = PromptAssets {
+        tokenizer: tokenizers::Tokenizer::from_file(folder.join("tokenizer.json")).unwrap(),
+        // A template that does not know tools would have calls as Hermes writes them.
+        chat_template: None,
+        bos_token: None,
+        eos_token: None,
+        add_bos: None,
+    };
+    let choice = FormatChoice {
+        tools: tools.parse().unwrap(),
+        ..FormatChoice::default()
+    };
+    PromptFormat::with_formats(assets, choice).unwrap()
+}
+
 fn part(schema: Value) -> GrammarPart {
     GrammarPart {
         field: "field".to_owned(),
@@ -41,14 +61,14 @@ fn part(schema: Value) -> GrammarPart {
     }
 }
 
-fn compile(format: &PromptFormat, spec: &GrammarSpec) -> Arc<Grammar> {
+pub(super) fn compile(format: &PromptFormat, spec: &GrammarSpec) -> Arc<Grammar> {
     GrammarCompiler::new(&[END])
         .compile(spec, || format.vocabulary(2048))
         .unwrap_or_else(|error| panic!("{error} in {spec:?}"))
 }
 
 /// The whole text is let through, to its end.
-fn accepts(format: &PromptFormat, grammar: &Arc<Grammar>, text: &str) -> bool {
+pub(super) fn accepts(format: &PromptFormat, grammar: &Arc<Grammar>, text: &str) -> bool {
     let mut constraint = Constraint::new(Arc::clone(grammar));
     for token in format.encode(text).unwrap() {
         if !constraint.allowed().unwrap().allows(token) {
@@ -59,7 +79,7 @@ fn accepts(format: &PromptFormat, grammar: &Arc<Grammar>, text: &str) -> bool {
     constraint.allowed().unwrap().allows(END)
 }
 
-fn named(name: &str) -> &'static Format {
+pub(super) fn named(name: &str) -> &'static Format {
     let found = FORMATS.iter().find(|format| format.name == name);
     found.expect("a known format")
 }
@@ -80,16 +100,15 @@ fn grammar(
     several: bool,
     otherwise: &Otherwise,
 ) -> Arc<Grammar> {
-    let tools = [("get_weather", 0), ("odd \"name\"", 1)].map(|(name, index)| CallableTool {
-        name: name.to_owned(),
-        arguments: GrammarSpec::reference(index),
-    });
-    let rules = constraint::answer(named(calls), &tools, several, otherwise).expect("rules");
-    let spec = GrammarSpec {
-        root: Some(format!("start: answer\n{rules}")),
-        parts: vec![city(), zone(), part(json!({"type": "boolean"}))],
-    };
-    compile(format, &spec)
+    let tools =
+        [("get_weather", city()), ("odd \"name\"", zone())].map(|(name, arguments)| CallableTool {
+            name: name.to_owned(),
+            arguments,
+        });
+    let mut parts = Parts::default();
+    let rules = constraint::answer(named(calls), &tools, several, otherwise, &mut parts);
+    let rules = rules.expect("rules");
+    compile(format, &parts.spec(format!("start: answer\n{rules}")))
 }
 
 const WEATHER: &str =
@@ -144,7 +163,7 @@ fn text_beside_tagged_calls() {
     ] {
         assert!(!accepts(&format, &free, text), "{text}");
     }
-    let or_else = Otherwise::Grammar(GrammarSpec::reference(2));
+    let or_else = Otherwise::Grammar(part(json!({"type": "boolean"})));
     let either = grammar(&format, "hermes", false, &or_else);
     assert!(accepts(&format, &either, "true") && accepts(&format, &either, WEATHER));
     assert!(!accepts(&format, &either, "Hello"));
@@ -202,20 +221,30 @@ fn reasoning_comes_before_the_rules() {
     assert!(!accepts(&format, &before, "<think>true"));
 }
 
-/// Qwen3's template leaves reasoning to the model, unless it is switched off; the demo's opens it or not.
+/// Qwen3's template leaves reasoning to the model, unless it is switched off; so does one that says nothing
+/// of it but prints it; the demo's opens it or not.
 #[test]
 fn where_reasoning_is_expected() {
     let closed = "{%- if enable_thinking is defined and not enable_thinking -%}<think>\n\n</think>\n\n{%- endif -%}";
-    let template = format!("{{{{ messages[0].content }}}}{closed}");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
-    let qwen = PromptFormat::new(PromptAssets {
-        tokenizer: tokenizers::Tokenizer::from_file(folder.join("tokenizer.json")).unwrap(),
-        chat_template: Some(template),
-        bos_token: None,
-        eos_token: None,
-        add_bos: None,
-    })
-    .unwrap();
+    let with = |template: &str| {
+        PromptFormat::new(PromptAssets {
+            tokenizer: tokenizers::Tokenizer::from_file(folder.join("tokenizer.json")).unwrap(),
+            chat_template: Some(format!("{{{{ messages[0].content }}}}{template}")),
+            bos_token: None,
+            eos_token: None,
+            add_bos: None,
+        })
+        .unwrap()
+    };
+    let qwen = with(closed);
+    // Thoughts of earlier turns are printed, and nothing switches them off.
+    let shown =
+        "{%- if messages[0].reasoning -%}<think>{{ messages[0].reasoning }}</think>{%- endif -%}";
+    let by_itself = with(shown);
+    let switched = with(&format!(
+        "{shown}{{%- if thinking -%}}Think.{{%- endif -%}}"
+    ));
     let end = |format: &PromptFormat, prompt: &str| {
         format.prompt_end(&format.parser_options(prompt, &[]), prompt)
     };
@@ -225,6 +254,10 @@ fn where_reasoning_is_expected() {
         PromptEnd::Answer
     );
     assert_eq!(end(&qwen, "Hello<think>\n"), PromptEnd::InReasoning);
+    assert_eq!(end(&by_itself, "Hello"), PromptEnd::BeforeReasoning);
+    assert_eq!(end(&by_itself, "Hello<think></think>"), PromptEnd::Answer);
+    assert_eq!(end(&switched, "Hello"), PromptEnd::Answer);
+    assert_eq!(end(&with(""), "Hello"), PromptEnd::Answer);
     assert_eq!(end(&demo(), "Hello"), PromptEnd::Answer);
     assert_eq!(end(&demo(), "Hello<think>\n"), PromptEnd::InReasoning);
 }

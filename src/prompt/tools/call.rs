@@ -269,7 +269,7 @@ impl Reader {
 }
 
 /// A name so far: no white space but at its borders, no brackets or quotes.
-fn may_be_name(text: &str) -> bool {
+pub(super) fn may_be_name(text: &str) -> bool {
     let outside = |character: char| {
         character.is_whitespace() || character.is_control() || "<>{}[]\"'`".contains(character)
     };

@@ -1,5 +1,6 @@
 //! What a format's table is made of.
 
+use super::constraint::form::Way;
 use super::parameters::Parameters;
 use super::written::Written;
 
@@ -27,6 +28,8 @@ pub(in crate::prompt) struct Format {
     pub(in crate::prompt) hints: &'static [&'static str],
     /// How calls are written for a template that prints none. None: as in the generic form.
     pub(in crate::prompt) written: Option<Written>,
+    /// How calls are written in answers that must be calls.
+    pub(super) ways: &'static [Way],
     /// Tokens that end a turn in this format, whatever the model's files say.
     pub(in crate::prompt) end_tokens: &'static [&'static str],
     #[cfg(test)]
@@ -46,6 +49,7 @@ impl Format {
         channels: false,
         hints: &[],
         written: None,
+        ways: &[],
         end_tokens: &[],
         #[cfg(test)]
         cases: &[],

@@ -102,6 +102,11 @@ impl JsonValue {
         )
     }
 
+    /// The next character is in a string that is a part of the value.
+    pub(super) fn in_inner_string(&self) -> bool {
+        !self.open.is_empty() && self.in_string()
+    }
+
     /// Takes the next character. After anything but [`Step::Inside`] the checker is used up.
     pub(super) fn step(&mut self, character: char) -> Step {
         let space = matches!(character, ' ' | '\t' | '\n' | '\r');

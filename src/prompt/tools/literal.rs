@@ -174,7 +174,8 @@ impl Literal {
     /// A string or a word begins.
     fn begin_text(&mut self, character: char, is_key: bool, written: &mut String) -> Step {
         let form = match (self.dialect, character) {
-            (Dialect::Python, '"' | '\'') => Form::Quote {
+            // Gemma's own strings stand in marks; JSON's are taken, too.
+            (_, '"') | (Dialect::Python, '\'') => Form::Quote {
                 quote: character,
                 seen: 1,
             },

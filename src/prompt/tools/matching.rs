@@ -38,6 +38,11 @@ impl Until {
         found
     }
 
+    /// Nothing is held back.
+    pub(in crate::prompt) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
     /// What is held back.
     pub(in crate::prompt) fn take(&mut self) -> String {
         std::mem::take(&mut self.held)

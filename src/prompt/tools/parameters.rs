@@ -45,6 +45,8 @@ pub(super) enum Typing {
     Text,
     /// JSON.
     Json,
+    /// JSON of the type of this name.
+    Typed(&'static str),
 }
 
 /// Reads the parameters of one call and writes them as one JSON object.
@@ -125,7 +127,7 @@ impl ParametersReader {
                         declared.kinds(output.name.as_deref().unwrap_or_default(), key)
                     }
                     Typing::Text => Kinds::STRING,
-                    Typing::Json => Kinds::JSON,
+                    Typing::Json | Typing::Typed(_) => Kinds::JSON,
                 };
                 if key.is_empty() {
                     return Progress::Failed;
@@ -262,7 +264,7 @@ impl ValueReader {
             newline_due,
             content,
         } = self;
-        let found = until.step(character, &[end], |character| {
+        let mut take = |character: char, content: &mut Content, output: &mut CallOutput| {
             let first = std::mem::take(fresh);
             if *newlines && character == '\n' {
                 if first {
@@ -276,6 +278,14 @@ impl ValueReader {
                 content.take('\n', output);
             }
             content.take(character, output);
+        };
+        // In a string of JSON's the closing tag is a part of the string.
+        if until.is_empty() && content.in_inner_string() {
+            take(character, content, output);
+            return false;
+        }
+        let found = until.step(character, &[end], |character| {
+            take(character, content, output);
         });
         if found.is_some() {
             content.finish(output);
@@ -285,6 +295,17 @@ impl ValueReader {
 }
 
 impl Content {
+    /// In a list or an object as JSON, in one of its strings.
+    fn in_inner_string(&self) -> bool {
+        let Content::Held {
+            json: Some(json), ..
+        } = self
+        else {
+            return false;
+        };
+        json.in_inner_string()
+    }
+
     fn take(&mut self, character: char, output: &mut CallOutput) {
         let Content::Held { kinds, text, json } = self else {
             push_escaped(character, &mut output.pending);

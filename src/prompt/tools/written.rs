@@ -70,7 +70,7 @@ fn python_call((name, arguments): &(String, String)) -> String {
 }
 
 /// A value in Python's notation.
-fn python(value: &Value) -> String {
+pub(super) fn python(value: &Value) -> String {
     match value {
         Value::Null => "None".to_owned(),
         Value::Bool(true) => "True".to_owned(),

@@ -2,6 +2,7 @@
 //! ``Action:```json`` with the same list (Command-R+).
 
 use super::{LIST_OR_OBJECT, OBJECT};
+use crate::prompt::tools::constraint::form::{Piece, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark};
@@ -36,6 +37,36 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     hints: &["Action:```json", "Action: ```json", "<|START_ACTION|>"],
     end_tokens: &["<|END_OF_TURN_TOKEN|>"],
     written: Some(Written::List("<|START_ACTION|>", "<|END_ACTION|>")),
+    ways: &[
+        Way {
+            open: "<|START_ACTION|>[\n    ",
+            call: &[
+                Piece::Text("{\"tool_call_id\": \""),
+                Piece::Expression("[0-9]{1,2}"),
+                Piece::Text("\", \"tool_name\": "),
+                Piece::QuotedName,
+                Piece::Text(", \"parameters\": "),
+                Piece::Json,
+                Piece::Text("}"),
+            ],
+            between: Some(",\n    "),
+            close: "\n]<|END_ACTION|>",
+            ..Way::EMPTY
+        },
+        Way {
+            open: "Action: ```json\n[\n    ",
+            call: &[
+                Piece::Text("{\n        \"tool_name\": "),
+                Piece::QuotedName,
+                Piece::Text(",\n        \"parameters\": "),
+                Piece::Json,
+                Piece::Text("\n    }"),
+            ],
+            between: Some(",\n    "),
+            close: "\n]```",
+            ..Way::EMPTY
+        },
+    ],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

@@ -1,6 +1,7 @@
 //! DeepSeek V3 and R1: between `<｜tool▁calls▁begin｜>` and its end, each call as
 //! `function<｜tool▁sep｜>name`, a newline, and the arguments in a `json` fence.
 
+use crate::prompt::tools::constraint::form::{Piece, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
@@ -48,6 +49,19 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
         after: "\n```<｜tool▁call▁end｜>",
         close: CALLS_END,
     }),
+    ways: &[Way {
+        open: "<｜tool▁calls▁begin｜>",
+        call: &[
+            Piece::Text("<｜tool▁call▁begin｜>function<｜tool▁sep｜>"),
+            Piece::Name,
+            Piece::Text("\n```json\n"),
+            Piece::Json,
+            Piece::Text("\n```<｜tool▁call▁end｜>"),
+        ],
+        between: Some("\n"),
+        close: "<｜tool▁calls▁end｜>",
+        ..Way::EMPTY
+    }],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

@@ -1,6 +1,7 @@
 //! DeepSeek V3.1: as V3, but each call is `name<｜tool▁sep｜>{…}`.
 
 use super::deepseek_v3::{CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END};
+use crate::prompt::tools::constraint::form::{Piece, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
@@ -29,6 +30,19 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
         after: CALL_END,
         close: CALLS_END,
     }),
+    ways: &[Way {
+        open: "<｜tool▁calls▁begin｜>",
+        call: &[
+            Piece::Text("<｜tool▁call▁begin｜>"),
+            Piece::Name,
+            Piece::Text("<｜tool▁sep｜>"),
+            Piece::Json,
+            Piece::Text("<｜tool▁call▁end｜>"),
+        ],
+        between: Some(""),
+        close: "<｜tool▁calls▁end｜>",
+        ..Way::EMPTY
+    }],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

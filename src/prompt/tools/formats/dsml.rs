@@ -1,5 +1,6 @@
 //! `<｜DSML｜invoke name="…"><｜DSML｜parameter name="…" string="true">…`: DeepSeek V3.2 and V4.
 
+use crate::prompt::tools::constraint::form::{Gap, Piece, Tagged, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
@@ -26,6 +27,19 @@ const NAME: NameRule = NameRule {
 };
 const SECTION: &[Item] = &[Item::Space, Item::Text(INVOKE), Item::Name(&NAME)];
 
+const TAGGED: Tagged = Tagged {
+    tags: &PARAMETERS,
+    before: Gap::Newline,
+    between: Gap::Nothing,
+};
+const CALL: &[Piece] = &[
+    Piece::Text("\n<｜DSML｜invoke name=\""),
+    Piece::Name,
+    Piece::Text("\">"),
+    Piece::Tagged(&TAGGED),
+    Piece::Text("\n</｜DSML｜invoke>"),
+];
+
 pub(in crate::prompt::tools) const FORMAT: Format = Format {
     name: "dsml",
     opens: &[
@@ -34,6 +48,22 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     ],
     again: &[Mark::new(INVOKE, &[Item::Name(&NAME)])],
     closes: &["</｜DSML｜tool_calls>", "</｜DSML｜function_calls>"],
+    ways: &[
+        Way {
+            open: "<｜DSML｜tool_calls>",
+            call: CALL,
+            between: Some(""),
+            close: "\n</｜DSML｜tool_calls>",
+            ..Way::EMPTY
+        },
+        Way {
+            open: "<｜DSML｜function_calls>",
+            call: CALL,
+            between: Some(""),
+            close: "\n</｜DSML｜function_calls>",
+            ..Way::EMPTY
+        },
+    ],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

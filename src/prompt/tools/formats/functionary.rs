@@ -1,5 +1,6 @@
 //! `<function=name>{…}</function>`: Functionary 3.1, and Llama 3.1 when it is told so.
 
+use crate::prompt::tools::constraint::form::{Piece, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
@@ -15,6 +16,17 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     opens: &[Mark::new("<function=", &[Item::Name(&NAME)])],
     closes: &["</function>"],
     end_tokens: &["<|eom_id|>", "<|eot_id|>"],
+    ways: &[Way {
+        open: "<function=",
+        call: &[
+            Piece::Name,
+            Piece::Text(">"),
+            Piece::Json,
+            Piece::Text("</function>"),
+        ],
+        between: Some("<function="),
+        ..Way::EMPTY
+    }],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

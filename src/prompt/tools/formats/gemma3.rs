@@ -1,6 +1,7 @@
 //! Calls as Python in a `tool_code` fence: Gemma 3, and models prompted in that way.
 
 use super::pythonic;
+use crate::prompt::tools::constraint::form::Way;
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark};
@@ -23,6 +24,13 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     hints: &["tool_code"],
     end_tokens: &["<end_of_turn>"],
     written: Some(Written::Python("```tool_code\n", "\n", "\n```")),
+    ways: &[Way {
+        open: "```tool_code\n",
+        call: pythonic::PYTHON,
+        between: Some("\n"),
+        close: "\n```",
+        ..Way::EMPTY
+    }],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

@@ -1,5 +1,6 @@
 //! `<|tool_call>call:name{key:<|"|>text<|"|>,other:3}<tool_call|>`: Gemma 4.
 
+use crate::prompt::tools::constraint::form::{Piece, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
@@ -18,6 +19,18 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     )],
     closes: &["<tool_call|>"],
     end_tokens: &["<turn|>", "<|tool_response>"],
+    ways: &[Way {
+        open: "<|tool_call>",
+        call: &[
+            Piece::Text("call:"),
+            Piece::Name,
+            Piece::Text("{"),
+            Piece::Gemma,
+            Piece::Text("}<tool_call|>"),
+        ],
+        between: Some("<|tool_call>"),
+        ..Way::EMPTY
+    }],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY
@@ -51,6 +64,12 @@ const CASES: &[Case] = &[
             "edit",
             r#"{"flag": true, "list": ["a \"}]", {"b": 1.5}], "object": {"c": {}, "d": null}, "text": "\\ <tool_call|>"}"#,
         )],
+    ),
+    Case::new(
+        "strings as in JSON",
+        r#"<|tool_call>call:edit{object:{"a b":["x, }",<|"|>y<|"|>]},text:""}<tool_call|>"#,
+        "",
+        &[("edit", r#"{"object": {"a b": ["x, }", "y"]}, "text": ""}"#)],
     ),
     Case::new(
         "unicode",

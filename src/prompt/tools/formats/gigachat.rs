@@ -1,6 +1,7 @@
 //! `{"name": …, "arguments": {…}}` as a message of its own: GigaChat 3.
 
 use super::OBJECT;
+use crate::prompt::tools::constraint::form::{Piece, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Mark};
@@ -13,6 +14,42 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
         Mark::new("function call<|role_sep|>\n", OBJECT),
     ],
     closes: &["<|message_sep|>"],
+    ways: &[
+        Way {
+            open: "<|function_call|>",
+            call: &[
+                Piece::Text("{\"name\": "),
+                Piece::QuotedName,
+                Piece::Text(", \"arguments\": "),
+                Piece::Json,
+                Piece::Text("}"),
+            ],
+            between: Some("<|function_call|>"),
+            ..Way::EMPTY
+        },
+        Way {
+            open: "<|message_sep|>\n\nfunction call<|role_sep|>\n",
+            call: &[
+                Piece::Text("{\"name\": "),
+                Piece::QuotedName,
+                Piece::Text(", \"arguments\": "),
+                Piece::Json,
+                Piece::Text("}"),
+            ],
+            ..Way::EMPTY
+        },
+        Way {
+            open: "function call<|role_sep|>\n",
+            call: &[
+                Piece::Text("{\"name\": "),
+                Piece::QuotedName,
+                Piece::Text(", \"arguments\": "),
+                Piece::Json,
+                Piece::Text("}"),
+            ],
+            ..Way::EMPTY
+        },
+    ],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

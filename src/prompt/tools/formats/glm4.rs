@@ -1,6 +1,7 @@
 //! `<tool_call>name\n<arg_key>key</arg_key>\n<arg_value>value</arg_value>\n</tool_call>`: GLM-4.5 and later, Ling 3,
 //! Laguna, Spark.
 
+use crate::prompt::tools::constraint::form::{Gap, Piece, Tagged, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
@@ -25,10 +26,27 @@ const NAME: NameRule = NameRule {
     ],
 };
 
+const TAGGED: Tagged = Tagged {
+    tags: &PARAMETERS,
+    before: Gap::MaybeNewline,
+    between: Gap::MaybeNewline,
+};
+
 pub(in crate::prompt::tools) const FORMAT: Format = Format {
     name: "glm4",
     opens: &[Mark::new("<tool_call>", &[Item::Name(&NAME)])],
     end_tokens: &["<|observation|>", "<|user|>"],
+    ways: &[Way {
+        open: "<tool_call>",
+        call: &[
+            Piece::Name,
+            Piece::Tagged(&TAGGED),
+            Piece::Maybe(&["\n"]),
+            Piece::Text("</tool_call>"),
+        ],
+        between: Some("\n<tool_call>"),
+        ..Way::EMPTY
+    }],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

@@ -1,6 +1,7 @@
 //! `<|tool_call|>[{"name": …, "arguments": {…}}]`: Granite 3.
 
 use super::{LIST_OR_OBJECT, OBJECT};
+use crate::prompt::tools::constraint::form::Way;
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Mark};
@@ -17,6 +18,7 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     noise: &["<response>", "</response>"],
     hints: &["<|tool_call|>"],
     written: Some(Written::List("<|tool_call|>", "")),
+    ways: &[Way::list("<|tool_call|>[", "]")],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

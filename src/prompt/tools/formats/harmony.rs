@@ -1,6 +1,7 @@
 //! `<|channel|>commentary to=functions.name <|constrain|>json<|message|>{…}<|call|>`: gpt-oss. Read by
 //! [`crate::prompt::harmony`].
 
+use crate::prompt::tools::constraint::form::{Piece, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::Format;
@@ -10,6 +11,29 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     channels: true,
     hints: &["<|channel|>analysis"],
     end_tokens: &["<|return|>", "<|call|>"],
+    ways: &[
+        Way {
+            open: "<|channel|>commentary to=functions.",
+            call: &[
+                Piece::Name,
+                Piece::Maybe(&[" <|constrain|>json", " json"]),
+                Piece::Text("<|message|>"),
+                Piece::Json,
+            ],
+            ..Way::EMPTY
+        },
+        Way {
+            open: " to=functions.",
+            call: &[
+                Piece::Name,
+                Piece::Text("<|channel|>commentary"),
+                Piece::Maybe(&[" <|constrain|>json", " json"]),
+                Piece::Text("<|message|>"),
+                Piece::Json,
+            ],
+            ..Way::EMPTY
+        },
+    ],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

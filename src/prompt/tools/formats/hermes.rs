@@ -1,6 +1,7 @@
 //! `<tool_call>{"name": …, "arguments": {…}}</tool_call>`: Hermes, Qwen2.5, Qwen3, Granite 4, the demo model;
 //! and models whose template knows no tools, which are told so.
 
+use crate::prompt::tools::constraint::form::{Piece, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark};
@@ -16,6 +17,18 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     again: &[Mark::kept("{", CALL)],
     closes: &["</tool_call>"],
     written: Some(Written::Each("<tool_call>", "</tool_call>")),
+    ways: &[Way {
+        open: "<tool_call>",
+        call: &[
+            Piece::Text("\n{\"name\": "),
+            Piece::QuotedName,
+            Piece::Text(", \"arguments\": "),
+            Piece::Json,
+            Piece::Text("}\n</tool_call>"),
+        ],
+        between: Some("\n<tool_call>"),
+        ..Way::EMPTY
+    }],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

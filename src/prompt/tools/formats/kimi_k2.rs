@@ -1,6 +1,7 @@
 //! `<|tool_calls_section_begin|><|tool_call_begin|>functions.name:0<|tool_call_argument_begin|>{…}<|tool_call_end|>…`:
 //! Kimi K2.
 
+use crate::prompt::tools::constraint::form::{Piece, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
@@ -32,6 +33,21 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
         after: "<|tool_call_end|>",
         close: "<|tool_calls_section_end|>",
     }),
+    ways: &[Way {
+        open: "<|tool_calls_section_begin|>",
+        call: &[
+            Piece::Text("<|tool_call_begin|>functions."),
+            Piece::Name,
+            Piece::Text(":"),
+            Piece::Expression("[0-9]|1[0-5]"),
+            Piece::Text("<|tool_call_argument_begin|>"),
+            Piece::Json,
+            Piece::Text("<|tool_call_end|>"),
+        ],
+        between: Some(""),
+        close: "<|tool_calls_section_end|>",
+        ..Way::EMPTY
+    }],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

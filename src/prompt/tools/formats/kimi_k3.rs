@@ -1,5 +1,6 @@
 //! `<|open|>tools<|sep|><|open|>call tool="…" index="1"<|sep|><|open|>argument key="…" type="string"<|sep|>…`: Kimi K3.
 
+use crate::prompt::tools::constraint::form::{Gap, Piece, Tagged, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
@@ -10,11 +11,11 @@ const PARAMETERS: Parameters = Parameters {
     open: "<|open|>argument key=\"",
     key_ends: &[
         ("\" type=\"string\"<|sep|>", Typing::Text),
-        ("\" type=\"number\"<|sep|>", Typing::Json),
-        ("\" type=\"boolean\"<|sep|>", Typing::Json),
-        ("\" type=\"array\"<|sep|>", Typing::Json),
-        ("\" type=\"object\"<|sep|>", Typing::Json),
-        ("\" type=\"null\"<|sep|>", Typing::Json),
+        ("\" type=\"number\"<|sep|>", Typing::Typed("number")),
+        ("\" type=\"boolean\"<|sep|>", Typing::Typed("boolean")),
+        ("\" type=\"array\"<|sep|>", Typing::Typed("array")),
+        ("\" type=\"object\"<|sep|>", Typing::Typed("object")),
+        ("\" type=\"null\"<|sep|>", Typing::Typed("null")),
         ("\"<|sep|>", Typing::Schema),
     ],
     value_open: "",
@@ -32,6 +33,12 @@ const NAME: NameRule = NameRule {
     )],
 };
 
+const TAGGED: Tagged = Tagged {
+    tags: &PARAMETERS,
+    before: Gap::Nothing,
+    between: Gap::Nothing,
+};
+
 pub(in crate::prompt::tools) const FORMAT: Format = Format {
     name: "kimi_k3",
     opens: &[Mark::new(
@@ -46,6 +53,21 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
         "<|close|>message<|sep|>",
     ],
     end_tokens: &["<|end_of_msg|>"],
+    ways: &[Way {
+        open: "<|open|>tools<|sep|>",
+        call: &[
+            Piece::Text("<|open|>call tool=\""),
+            Piece::Name,
+            Piece::Text("\" index=\""),
+            Piece::Expression("[1-9]|1[0-6]"),
+            Piece::Text("\"<|sep|>"),
+            Piece::Tagged(&TAGGED),
+            Piece::Text("<|close|>call<|sep|>"),
+        ],
+        between: Some(""),
+        close: "<|close|>tools<|sep|>",
+        ..Way::EMPTY
+    }],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

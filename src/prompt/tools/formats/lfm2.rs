@@ -1,6 +1,7 @@
 //! `<|tool_call_start|>[name(key=value), …]<|tool_call_end|>`: LFM2.
 
 use super::pythonic;
+use crate::prompt::tools::constraint::form::Way;
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Mark};
@@ -17,6 +18,13 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
         ", ",
         "]<|tool_call_end|>",
     )),
+    ways: &[Way {
+        open: "<|tool_call_start|>[",
+        call: pythonic::PYTHON,
+        between: Some(", "),
+        close: "]<|tool_call_end|>",
+        ..Way::EMPTY
+    }],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

@@ -1,6 +1,7 @@
 //! `{"name": …, "parameters": {…}}` as the whole answer: Llama 3.1 to 3.3.
 
 use super::OBJECT;
+use crate::prompt::tools::constraint::form::{Piece, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark};
@@ -18,6 +19,17 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     again: &[Mark::kept("{", CALL), Mark::new(";", OBJECT)],
     declared_only: true,
     end_tokens: &["<|eom_id|>", "<|eot_id|>"],
+    ways: &[Way {
+        anywhere: false,
+        call: &[
+            Piece::Text("{\"name\": "),
+            Piece::QuotedName,
+            Piece::Text(", \"parameters\": "),
+            Piece::Json,
+            Piece::Text("}"),
+        ],
+        ..Way::EMPTY
+    }],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

@@ -1,5 +1,6 @@
 //! `<function name="…"><param name="…">…</param></function>`, values maybe in CDATA: MiniCPM 5.
 
+use crate::prompt::tools::constraint::form::{Gap, Piece, Tagged, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
@@ -20,9 +21,26 @@ const NAME: NameRule = NameRule {
     ends: &[("\">", &[Item::Parameters(&PARAMETERS)])],
 };
 
+const TAGGED: Tagged = Tagged {
+    tags: &PARAMETERS,
+    before: Gap::Nothing,
+    between: Gap::Nothing,
+};
+
 pub(in crate::prompt::tools) const FORMAT: Format = Format {
     name: "minicpm",
     opens: &[Mark::new("<function name=\"", &[Item::Name(&NAME)])],
+    ways: &[Way {
+        open: "<function name=\"",
+        call: &[
+            Piece::Name,
+            Piece::Text("\">"),
+            Piece::Tagged(&TAGGED),
+            Piece::Text("</function>"),
+        ],
+        between: Some("\n<function name=\""),
+        ..Way::EMPTY
+    }],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

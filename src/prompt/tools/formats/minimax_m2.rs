@@ -1,5 +1,6 @@
 //! `<minimax:tool_call><invoke name="…"><parameter name="…">…</parameter></invoke></minimax:tool_call>`: MiniMax M2.
 
+use crate::prompt::tools::constraint::form::{Gap, Piece, Tagged, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
@@ -21,6 +22,12 @@ const NAME: NameRule = NameRule {
     ends: &[("\">", &[Item::Parameters(&PARAMETERS)])],
 };
 
+const TAGGED: Tagged = Tagged {
+    tags: &PARAMETERS,
+    before: Gap::Newline,
+    between: Gap::Nothing,
+};
+
 pub(in crate::prompt::tools) const FORMAT: Format = Format {
     name: "minimax_m2",
     opens: &[Mark::new(
@@ -30,6 +37,19 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     again: &[Mark::new(INVOKE, &[Item::Name(&NAME)])],
     closes: &["</minimax:tool_call>"],
     end_tokens: &["[e~["],
+    ways: &[Way {
+        open: "<minimax:tool_call>",
+        call: &[
+            Piece::Text("\n<invoke name=\""),
+            Piece::Name,
+            Piece::Text("\">"),
+            Piece::Tagged(&TAGGED),
+            Piece::Text("\n</invoke>"),
+        ],
+        between: Some(""),
+        close: "\n</minimax:tool_call>",
+        ..Way::EMPTY
+    }],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

@@ -2,6 +2,7 @@
 //! `name[ARGS]{…}`, maybe with `[CALL_ID]id` behind the name (Small 3.2, Magistral, Devstral, Ministral 3).
 
 use super::{LIST, OBJECT};
+use crate::prompt::tools::constraint::form::{Piece, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
@@ -31,6 +32,27 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     closes: &["]"],
     hints: &["[TOOL_CALLS]"],
     written: Some(Written::List("[TOOL_CALLS]", "")),
+    ways: &[
+        Way {
+            open: "[TOOL_CALLS]",
+            call: &[Piece::Name, Piece::Text("[ARGS]"), Piece::Json],
+            between: Some("[TOOL_CALLS]"),
+            ..Way::EMPTY
+        },
+        Way {
+            open: "[TOOL_CALLS][",
+            call: &[
+                Piece::Text("{\"name\": "),
+                Piece::QuotedName,
+                Piece::Text(", \"arguments\": "),
+                Piece::Json,
+                Piece::Text("}"),
+            ],
+            between: Some(", "),
+            close: "]",
+            ..Way::EMPTY
+        },
+    ],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

@@ -1,6 +1,7 @@
 //! `<TOOLCALL>[{"name": …, "arguments": {…}}]</TOOLCALL>`: Nemotron Nano 2.
 
 use super::{LIST_OR_OBJECT, OBJECT};
+use crate::prompt::tools::constraint::form::Way;
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Mark};
@@ -13,6 +14,7 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     closes: &["]", "</TOOLCALL>"],
     end_tokens: &["<SPECIAL_12>"],
     written: Some(Written::List("<TOOLCALL>", "</TOOLCALL>")),
+    ways: &[Way::list("<TOOLCALL>[", "]</TOOLCALL>")],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

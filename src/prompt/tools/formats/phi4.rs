@@ -1,6 +1,7 @@
 //! `<|tool_call|>[{…}]<|/tool_call|>` (Phi-4-mini) and `functools[{…}]` (Phi-4-mini, FireFunction).
 
 use super::{LIST, LIST_OR_OBJECT, OBJECT};
+use crate::prompt::tools::constraint::form::Way;
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Mark};
@@ -17,6 +18,10 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     hints: &["<|/tool|>", "functools"],
     end_tokens: &["<|end|>"],
     written: Some(Written::List("<|tool_call|>", "<|/tool_call|>")),
+    ways: &[
+        Way::list("<|tool_call|>[", "]<|/tool_call|>"),
+        Way::list("functools[", "]"),
+    ],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

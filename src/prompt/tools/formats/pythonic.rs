@@ -1,5 +1,6 @@
 //! `[name(key=value), …]` as the whole answer: Llama 3.2 and 4, and others.
 
+use crate::prompt::tools::constraint::form::{Piece, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark};
@@ -7,6 +8,13 @@ use crate::prompt::tools::written::Written;
 
 pub(super) const CALL: &[Item] = &[Item::Space, Item::Python];
 pub(super) const LIST: &[Item] = &[Item::Space, Item::Text("["), Item::Space, Item::Python];
+
+pub(super) const PYTHON: &[Piece] = &[
+    Piece::Name,
+    Piece::Text("("),
+    Piece::Python,
+    Piece::Text(")"),
+];
 
 pub(in crate::prompt::tools) const FORMAT: Format = Format {
     name: "pythonic",
@@ -20,6 +28,23 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     hints: &["[func_name1(params_name1=params_value1", "<|python_start|>"],
     end_tokens: &["<|eom_id|>", "<|eot_id|>", "<|eot|>", "<|eom|>"],
     written: Some(Written::Python("[", ", ", "]")),
+    ways: &[
+        Way {
+            open: "[",
+            anywhere: false,
+            call: PYTHON,
+            between: Some(", "),
+            close: "]",
+            ..Way::EMPTY
+        },
+        Way {
+            open: "<|python_start|>[",
+            call: PYTHON,
+            between: Some(", "),
+            close: "]<|python_end|>",
+            ..Way::EMPTY
+        },
+    ],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

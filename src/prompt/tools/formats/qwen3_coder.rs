@@ -1,6 +1,7 @@
 //! `<tool_call><function=name><parameter=key>value</parameter></function></tool_call>`: Qwen3-Coder, Qwen3.5,
 //! Nemotron 3, Step 3.5. (JSON as Hermes has it is read, too: these models sometimes write it.)
 
+use crate::prompt::tools::constraint::form::{Gap, Piece, Tagged, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
@@ -20,6 +21,12 @@ const NAME: NameRule = NameRule {
     prefix: "",
     numbered: false,
     ends: &[(">", &[Item::Parameters(&PARAMETERS)])],
+};
+
+const TAGGED: Tagged = Tagged {
+    tags: &PARAMETERS,
+    before: Gap::Newline,
+    between: Gap::Nothing,
 };
 
 pub(in crate::prompt::tools) const FORMAT: Format = Format {
@@ -42,6 +49,18 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
         Mark::new(FUNCTION, &[Item::Name(&NAME)]),
     ],
     closes: &["</tool_call>"],
+    ways: &[Way {
+        open: "<tool_call>",
+        call: &[
+            Piece::Text("\n<function="),
+            Piece::Name,
+            Piece::Text(">"),
+            Piece::Tagged(&TAGGED),
+            Piece::Text("\n</function>\n</tool_call>"),
+        ],
+        between: Some("\n<tool_call>"),
+        ..Way::EMPTY
+    }],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY
@@ -83,6 +102,15 @@ const CASES: &[Case] = &[
         &[(
             "edit",
             "{\"count\": 3, \"ratio\": -1.5e3, \"flag\": true, \"list\": [\"a\", {\"b\": null}], \"object\": {\"a\": [1,\n 2]}, \"kind\": \"a\", \"link\": \"1\"}",
+        )],
+    ),
+    Case::new(
+        "the closing tag in JSON",
+        "<function=edit><parameter=list>[\"</parameter>\", \"\\\"</parameter>\"]</parameter><parameter=text>[\"</parameter></function>",
+        "",
+        &[(
+            "edit",
+            r#"{"list": ["</parameter>", "\"</parameter>"], "text": "[\""}"#,
         )],
     ),
     Case::new(

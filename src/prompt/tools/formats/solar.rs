@@ -1,5 +1,6 @@
 //! `<|tool_calls|><|tool_call:begin|>id<|tool_call:name|>name<|tool_call:args|>{…}<|tool_call:end|><|calls|>`: Solar Open.
 
+use crate::prompt::tools::constraint::form::{Piece, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Item, Mark, NameRule};
@@ -11,6 +12,21 @@ const NAME: NameRule = NameRule {
 };
 const AFTER_ID: &[Item] = &[Item::Skip(&[("<|tool_call:name|>", &[Item::Name(&NAME)])])];
 const CALL_BEGIN: &str = "<|tool_call:begin|>";
+
+const CALLS: Way = Way {
+    open: "<|tool_calls|>",
+    call: &[
+        Piece::Text("<|tool_call:begin|>"),
+        Piece::Expression("[A-Za-z0-9_-]{1,64}"),
+        Piece::Text("<|tool_call:name|>"),
+        Piece::Name,
+        Piece::Text("<|tool_call:args|>"),
+        Piece::Json,
+        Piece::Text("<|tool_call:end|>"),
+    ],
+    between: Some(""),
+    ..Way::EMPTY
+};
 
 pub(in crate::prompt::tools) const FORMAT: Format = Format {
     name: "solar",
@@ -28,6 +44,14 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     closes: &["<|tool_call:end|>", "<|calls|>"],
     noise: &["<|content|>", "<|begin|>assistant"],
     end_tokens: &["<|calls|>"],
+    ways: &[
+        CALLS,
+        // Behind reasoning the message begins anew.
+        Way {
+            open: "<|begin|>assistant<|tool_calls|>",
+            ..CALLS
+        },
+    ],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY

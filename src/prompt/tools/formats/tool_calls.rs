@@ -1,6 +1,7 @@
 //! `<tool_calls>` around JSON objects, one a line (MiniMax M1) or in a list (Apriel).
 
 use super::{LIST_OR_OBJECT, OBJECT};
+use crate::prompt::tools::constraint::form::{Piece, Way};
 #[cfg(test)]
 use crate::prompt::tools::item::Case;
 use crate::prompt::tools::item::{Format, Mark};
@@ -12,6 +13,22 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
     again: &[Mark::new(",", OBJECT), Mark::kept("{", OBJECT)],
     closes: &["]", "</tool_calls>"],
     written: Some(Written::List("<tool_calls>", "</tool_calls>")),
+    ways: &[
+        Way::list("<tool_calls>[", "]</tool_calls>"),
+        Way {
+            open: "<tool_calls>\n",
+            call: &[
+                Piece::Text("{\"name\": "),
+                Piece::QuotedName,
+                Piece::Text(", \"arguments\": "),
+                Piece::Json,
+                Piece::Text("}"),
+            ],
+            between: Some("\n"),
+            close: "\n</tool_calls>",
+            ..Way::EMPTY
+        },
+    ],
     #[cfg(test)]
     cases: CASES,
     ..Format::EMPTY
