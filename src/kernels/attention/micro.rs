@@ -62,6 +62,7 @@ pub(super) struct Blocks<'a, T> {
     pub(super) keys: usize,
 }
 
+#[cfg(target_arch = "x86_64")]
 impl<T> Blocks<'_, T> {
     /// The head's part of the block that a key of the partition lies in.
     #[inline(always)]
@@ -88,7 +89,9 @@ impl<T> Blocks<'_, T> {
     pub(super) fn value_of(&self, key: usize, padded: usize) -> *const T {
         self.block_of(key).wrapping_add(self.slot_of(key) * padded)
     }
+}
 
+impl<T> Blocks<'_, T> {
     /// The part of the partition in each block, in order.
     #[inline(always)]
     fn parts(&self) -> impl Iterator<Item = Part<T>> {
