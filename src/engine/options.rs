@@ -1,6 +1,7 @@
 //! How an engine is set up.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
 use candle_core::Device;
@@ -68,15 +69,23 @@ impl DeviceChoice {
                 device: "cuda",
                 feature: "cuda",
             }),
-            Self::Metal => Device::new_metal(0).map_err(|error| self.failed(error)),
-            Self::Cuda(number) => Device::new_cuda(number).map_err(|error| self.failed(error)),
+            Self::Metal => self.driver(|| Device::new_metal(0)),
+            Self::Cuda(number) => self.driver(|| Device::new_cuda(number)),
         }
     }
 
-    fn failed(self, error: candle_core::Error) -> EngineError {
-        EngineError::DeviceFailed {
+    /// What a driver refuses as our error. candle panics on a Mac without a GPU, as virtual ones are.
+    fn driver(
+        self,
+        open: impl FnOnce() -> candle_core::Result<Device>,
+    ) -> Result<Device, EngineError> {
+        let failed = |reason| EngineError::DeviceFailed {
             device: self.to_string(),
-            reason: error.to_string(),
+            reason,
+        };
+        match catch_unwind(AssertUnwindSafe(open)) {
+            Ok(opened) => opened.map_err(|error| failed(error.to_string())),
+            Err(_) => Err(failed("there is no such device".to_owned())),
         }
     }
 }

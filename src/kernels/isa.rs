@@ -22,6 +22,9 @@ pub enum Isa {
     #[cfg(target_arch = "aarch64")]
     /// NEON, which every AArch64 machine has.
     Neon,
+    #[cfg(target_arch = "aarch64")]
+    /// NEON with the dot product of bytes, as almost all since 2018 have it.
+    NeonDot,
 }
 
 impl Isa {
@@ -51,7 +54,12 @@ impl Isa {
             }
         }
         #[cfg(target_arch = "aarch64")]
-        found.push(Isa::Neon);
+        {
+            found.push(Isa::Neon);
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                found.push(Isa::NeonDot);
+            }
+        }
         found
     }
 
@@ -64,8 +72,8 @@ impl Isa {
         }
     }
 
-    /// Whether this instruction set has dot products of bytes (AVX512-VNNI), or is the scalar twin, which does
-    /// the same in plain Rust.
+    /// Whether this instruction set has dot products of bytes (AVX512-VNNI, or AArch64's extension), or is the
+    /// scalar twin, which does the same in plain Rust.
     pub fn has_byte_dot(self) -> bool {
         match self {
             Isa::Scalar => true,
@@ -73,6 +81,8 @@ impl Isa {
             Isa::Avx512 | Isa::Avx512Bf16 => std::arch::is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => true,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => true,
             _ => false,
         }
     }

@@ -38,6 +38,8 @@ struct Process {
 impl Process {
     fn start(arguments: &[&str]) -> Self {
         let mut all = vec!["--port", "0", "--kv-blocks", "1024", "--threads", "1"];
+        // Whatever accelerator the build is for: these tests are of the process.
+        all.extend(["--device", "cpu"]);
         all.extend(arguments);
         let mut child = trunkline(&all)
             .stdout(Stdio::piped())

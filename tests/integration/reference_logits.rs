@@ -16,7 +16,9 @@ use trunkline::engine::loader::{
 };
 use trunkline::engine::sampler::SamplingParameters;
 use trunkline::engine::step::{AdmittedSequence, RowInput, SequenceRows, StepPlan, StopRule};
-use trunkline::engine::{AttentionKind, Engine, EngineOptions, KvDtype, KvSize, MatmulPrecision};
+use trunkline::engine::{
+    AttentionKind, DeviceChoice, Engine, EngineOptions, KvDtype, KvSize, MatmulPrecision,
+};
 use trunkline::ids::{BlockId, SequenceId, TokenId};
 
 /// max |difference| / max |expected|.
@@ -187,6 +189,7 @@ fn check_weights(
     assert_eq!(reference.logits.len(), DECODE_STEPS + 1);
     for attention in [AttentionKind::Portable, AttentionKind::Fused] {
         let options = EngineOptions {
+            device: DeviceChoice::Cpu,
             attention,
             // The reference computes with f32 activations.
             precision: MatmulPrecision::Exact,

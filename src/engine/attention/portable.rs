@@ -49,7 +49,7 @@ pub struct AttentionShape {
 
 /// One layer's keys and values.
 pub trait BlockSource {
-    /// The keys and the values of `blocks`, each `[blocks, kv_heads, block_size, head_dim]` in f32.
+    /// The keys and the values of `blocks`, each `[blocks, block_size, kv_heads, head_dim]` in f32.
     fn gather(&self, blocks: &[u32]) -> Result<(Tensor, Tensor)>;
 }
 
@@ -311,19 +311,15 @@ impl PortableAttention {
         source: &dyn BlockSource,
     ) -> Result<Softmax> {
         let AttentionShape {
-            kv_heads,
-            head_dim,
-            block_size,
-            ..
+            kv_heads, head_dim, ..
         } = self.shape;
         let width = partition.key_positions;
         let (keys, values) = source.gather(&partition.blocks)?;
         let arrange = |gathered: Tensor| -> Result<Tensor> {
             let tiled = gathered
-                .reshape((tiles, width / block_size, kv_heads, block_size, head_dim))?
-                .permute((0, 2, 1, 3, 4))?
-                .contiguous()?
-                .reshape((tiles, kv_heads, width, head_dim))?;
+                .reshape((tiles, width, kv_heads, head_dim))?
+                .transpose(1, 2)?
+                .contiguous()?;
             // What was never written, or by another sequence long ago, may be NaN: not even 0 times it is 0.
             let tiled = match &partition.limit {
                 Some(limit) => limit

@@ -282,7 +282,7 @@ impl BlockSource for StoredBlocks<'_> {
             block_size,
             ..
         } = *self.0.layout();
-        let dims = (blocks.len(), kv_heads, block_size, head_dim);
+        let dims = (blocks.len(), block_size, kv_heads, head_dim);
         let count = blocks.len() * kv_heads * block_size * head_dim;
         let mut keys = vec![0.0; count];
         let mut values = vec![0.0; count];
@@ -290,13 +290,13 @@ impl BlockSource for StoredBlocks<'_> {
             .chunks_exact_mut(head_dim)
             .zip(values.chunks_exact_mut(head_dim));
         for &block in blocks {
-            for head in 0..kv_heads {
+            for slot in 0..block_size {
+                let slot = KvSlot {
+                    block: BlockId(block),
+                    slot: slot as u32,
+                };
                 // As many places as the loops go round.
-                for (slot, (key, value)) in places.by_ref().take(block_size).enumerate() {
-                    let slot = KvSlot {
-                        block: BlockId(block),
-                        slot: slot as u32,
-                    };
+                for (head, (key, value)) in places.by_ref().take(kv_heads).enumerate() {
                     self.0.read(slot, head, key, value);
                 }
             }

@@ -1,7 +1,7 @@
 //! The executor made of candle operations, for any device.
 
 use candle_core::quantized::{QMatMul, QStorage, QTensor};
-use candle_core::{D, DType, Device, IndexOp, Module, Tensor};
+use candle_core::{D, DType, Device, Module, Tensor};
 use candle_nn::{ops, rotary_emb};
 use std::sync::Arc;
 
@@ -41,7 +41,13 @@ enum CandleEmbedding {
 }
 
 impl CandleBackend {
-    fn dense(&self, tensor: Tensor) -> Result<Tensor, EngineError> {
+    /// Matrices of the same inputs and type, one above the other.
+    fn dense(&self, stack: &[Tensor]) -> Result<Tensor, EngineError> {
+        // Stacked before it goes to the device: Metal gives the result of an operation a power of two of bytes.
+        let tensor = match stack {
+            [tensor] => tensor.clone(),
+            stack => Tensor::cat(stack, 0)?,
+        };
         // candle multiplies f32 on the CPU; other devices keep the weights' own type.
         let tensor = if self.device.is_cpu() {
             tensor.to_dtype(DType::F32)?
@@ -70,20 +76,23 @@ impl WeightBackend for CandleBackend {
         parts: Vec<Weight>,
         bias: Option<Vec<f32>>,
     ) -> Result<CandleLinear, EngineError> {
-        let mut packed: Vec<CandleMatrix> = Vec::with_capacity(parts.len());
-        for part in parts {
-            match (part, packed.last_mut()) {
-                (Weight::Dense(tensor), Some(CandleMatrix::Dense(above)))
-                    if self.device.is_cpu() || above.dtype() == tensor.dtype() =>
-                {
-                    *above = Tensor::cat(&[&*above, &self.dense(tensor)?], 0)?;
+        let mut packed = Vec::with_capacity(parts.len());
+        let mut parts = parts.into_iter().peekable();
+        while let Some(part) = parts.next() {
+            packed.push(match part {
+                Weight::Dense(first) => {
+                    let dtype = first.dtype();
+                    let mut stack = vec![first];
+                    let fits = |next: &Weight| matches!(next, Weight::Dense(next) if next.dtype() == dtype);
+                    while let Some(Weight::Dense(next)) = parts.next_if(fits) {
+                        stack.push(next);
+                    }
+                    CandleMatrix::Dense(self.dense(&stack)?)
                 }
-                (Weight::Dense(tensor), _) => packed.push(CandleMatrix::Dense(self.dense(tensor)?)),
-                (Weight::Quantized(tensor), _) => {
-                    let tensor = self.quantized(tensor)?;
-                    packed.push(CandleMatrix::Quantized(QMatMul::from_arc(tensor)?));
+                Weight::Quantized(tensor) => {
+                    CandleMatrix::Quantized(QMatMul::from_arc(self.quantized(tensor)?)?)
                 }
-            }
+            });
         }
         let bias = bias.map(|bias| self.vector(bias)).transpose()?;
         Ok(CandleLinear {
@@ -94,7 +103,7 @@ impl WeightBackend for CandleBackend {
 
     fn embedding(&self, weight: Weight) -> Result<CandleEmbedding, EngineError> {
         Ok(match weight {
-            Weight::Dense(tensor) => CandleEmbedding::Dense(self.dense(tensor)?),
+            Weight::Dense(tensor) => CandleEmbedding::Dense(self.dense(&[tensor])?),
             Weight::Quantized(tensor) => CandleEmbedding::Quantized(self.quantized(tensor)?),
         })
     }
@@ -118,7 +127,9 @@ impl WeightBackend for CandleBackend {
     }
 }
 
-/// One layer's keys and values: `[blocks * kv_heads * block_size, head_dim]`, in that order.
+/// One layer's keys and values, each `[blocks * block_size, kv_heads * head_dim]`: a position's heads together,
+/// for on Metal and CUDA a scatter goes through the rows one after another and shares only their width among
+/// threads.
 struct KvLayer {
     keys: Tensor,
     values: Tensor,
@@ -133,17 +144,26 @@ impl KvLayer {
         device: &Device,
     ) -> Result<Self, EngineError> {
         let dims = (
-            size.blocks * shape.kv_heads * size.block_size,
-            shape.head_dim,
+            size.blocks * size.block_size,
+            shape.kv_heads * shape.head_dim,
         );
+        let zeros = || {
+            if device.is_metal() {
+                // What Metal itself fills with zeros takes a power of two of bytes, up to twice what was planned;
+                // what comes from the host takes no more than it has.
+                Tensor::zeros(dims, dtype, &Device::Cpu)?.to_device(device)
+            } else {
+                Tensor::zeros(dims, dtype, device)
+            }
+        };
         Ok(Self {
-            keys: Tensor::zeros(dims, dtype, device)?,
-            values: Tensor::zeros(dims, dtype, device)?,
+            keys: zeros()?,
+            values: zeros()?,
             shape,
         })
     }
 
-    /// `pool` as `[blocks, kv_heads, block_size, head_dim]`, sharing its memory.
+    /// `pool` as `[blocks, block_size, kv_heads, head_dim]`, sharing its memory.
     fn by_block(&self, pool: &Tensor) -> candle_core::Result<Tensor> {
         let AttentionShape {
             kv_heads,
@@ -151,7 +171,7 @@ impl KvLayer {
             block_size,
             ..
         } = self.shape;
-        pool.reshape(((), kv_heads, block_size, head_dim))
+        pool.reshape(((), block_size, kv_heads, head_dim))
     }
 }
 
@@ -180,7 +200,7 @@ struct Pass {
     /// Cosines and sines of the rows' positions, `[rows, head_dim / 2]`.
     cosines: Tensor,
     sines: Tensor,
-    /// Row of the KV layer for each KV head and batch row, repeated along `head_dim`.
+    /// Row of the KV layer for each batch row, repeated along its width.
     slots: Tensor,
     plan: TilePlan,
 }
@@ -242,18 +262,16 @@ impl PortableExecutor {
             Tensor::from_vec(rows, (batch.rows(), width), &self.device)
         };
         let block_size = self.attention.shape().block_size as u32;
-        let mut slots = Vec::with_capacity(d.kv_heads * batch.rows());
-        for head in 0..d.kv_heads {
-            slots.extend(batch.slots.iter().map(|slot| {
-                (slot.block.0 * d.kv_heads as u32 + head as u32) * block_size + slot.slot
-            }));
-        }
-        let count = slots.len();
+        let slots: Vec<u32> = batch
+            .slots
+            .iter()
+            .map(|slot| slot.block.0 * block_size + slot.slot)
+            .collect();
         Ok(Pass {
             cosines: rotation(self.rope.cosines())?,
             sines: rotation(self.rope.sines())?,
-            slots: Tensor::from_vec(slots, (count, 1), &self.device)?
-                .broadcast_as((count, d.head_dim))?
+            slots: Tensor::from_vec(slots, (batch.rows(), 1), &self.device)?
+                .broadcast_as((batch.rows(), d.kv_width()))?
                 .contiguous()?,
             plan: self.attention.plan(batch)?,
         })
@@ -272,37 +290,33 @@ impl PortableExecutor {
         let rows = hidden.dim(0)?;
         let normed = ops::rms_norm(hidden, &layer.attention_norm, d.norm_epsilon)?;
         let qkv = forward(&layer.qkv, &normed)?;
-        let heads =
+        // `[rows, heads * head_dim]`, normed and rotated.
+        let rotated =
             |offset: usize, heads: usize, norm: Option<&Tensor>| -> Result<Tensor, EngineError> {
                 let part = qkv
                     .narrow(D::Minus1, offset, heads * d.head_dim)?
-                    .reshape((rows, heads, d.head_dim))?
-                    .transpose(0, 1)?
-                    .contiguous()?;
-                Ok(match norm {
+                    .contiguous()?
+                    .reshape((rows, heads, d.head_dim))?;
+                let part = match norm {
                     Some(weight) => ops::rms_norm(&part, weight, d.norm_epsilon)?,
                     None => part,
-                })
+                };
+                let part = rotary_emb::rope_thd(&part.unsqueeze(0)?, &pass.cosines, &pass.sines)?;
+                Ok(part.reshape((rows, heads * d.head_dim))?)
             };
-        let rotate =
-            |part: Tensor| rotary_emb::rope(&part.unsqueeze(0)?, &pass.cosines, &pass.sines)?.i(0);
         let (query_norm, key_norm) = match &layer.head_norms {
             Some((query, key)) => (Some(query), Some(key)),
             None => (None, None),
         };
-        let queries = rotate(heads(0, d.heads, query_norm)?)?;
-        let keys = rotate(heads(d.query_width(), d.kv_heads, key_norm)?)?;
-        let values = heads(d.query_width() + d.kv_width(), d.kv_heads, None)?;
-        let store = |pool: &Tensor, part: Tensor| {
-            let part = part.reshape(((), d.head_dim))?.to_dtype(pool.dtype())?;
-            pool.scatter_set(&pass.slots, &part, 0)
+        let queries = rotated(0, d.heads, query_norm)?;
+        let keys = rotated(d.query_width(), d.kv_heads, key_norm)?;
+        let values = qkv.narrow(D::Minus1, d.query_width() + d.kv_width(), d.kv_width())?;
+        let store = |pool: &Tensor, rows: Tensor| {
+            let rows = rows.to_dtype(pool.dtype())?.contiguous()?;
+            pool.scatter_set(&pass.slots, &rows, 0)
         };
         store(&blocks.keys, keys)?;
         store(&blocks.values, values)?;
-        let queries = queries
-            .transpose(0, 1)?
-            .contiguous()?
-            .reshape((rows, d.query_width()))?;
         let (hidden, attended) = match last_rows {
             Some(last) => (
                 hidden.index_select(&last.rows, 0)?,
@@ -360,8 +374,27 @@ fn forward(linear: &CandleLinear, input: &Tensor) -> Result<Tensor, EngineError>
     })
 }
 
+/// Runs device work. Objects that Metal hands out wait in the thread's autorelease pool for their end; without
+/// a pool that ends here they would stay for as long as the engine's thread lives.
+fn with_released<T>(work: impl FnOnce() -> T) -> T {
+    #[cfg(all(target_vendor = "apple", feature = "metal"))]
+    return objc2::rc::autoreleasepool(|_| work());
+    #[cfg(not(all(target_vendor = "apple", feature = "metal")))]
+    work()
+}
+
 impl Executor for PortableExecutor {
     fn forward(&mut self, batch: &RaggedBatch, logits: &mut Vec<f32>) -> Result<(), EngineError> {
+        with_released(|| self.compute(batch, logits))
+    }
+
+    fn copy_block(&mut self, copy: BlockCopy) -> Result<(), EngineError> {
+        with_released(|| self.copy(copy))
+    }
+}
+
+impl PortableExecutor {
+    fn compute(&mut self, batch: &RaggedBatch, logits: &mut Vec<f32>) -> Result<(), EngineError> {
         logits.clear();
         let pass = self.pass(batch)?;
         let mut last_rows = std::mem::take(&mut self.last_rows);
@@ -397,12 +430,15 @@ impl Executor for PortableExecutor {
         Ok(())
     }
 
-    fn copy_block(&mut self, copy: BlockCopy) -> Result<(), EngineError> {
+    fn copy(&mut self, copy: BlockCopy) -> Result<(), EngineError> {
         for layer in &self.blocks {
             for pool in [&layer.keys, &layer.values] {
                 // The whole block: what lies behind `tokens` is overwritten before it is read.
-                let rows = layer.shape.kv_heads * layer.shape.block_size;
-                let block = pool.narrow(0, copy.from.0 as usize * rows, rows)?.copy()?;
+                let rows = layer.shape.block_size;
+                // A buffer of its own: `copy` would share or copy the whole pool, by device.
+                let block = pool
+                    .narrow(0, copy.from.0 as usize * rows, rows)?
+                    .force_contiguous()?;
                 pool.slice_set(&block, 0, copy.to.0 as usize * rows)?;
             }
         }

@@ -138,3 +138,59 @@ fn a_missing_tensor_is_named() {
         "{error}"
     );
 }
+
+/// The accelerator that this build is for computes what the CPU does, where there is one.
+#[cfg(any(feature = "metal", feature = "cuda"))]
+#[test]
+fn the_accelerator_agrees_with_the_cpu() {
+    use crate::engine::DeviceChoice;
+
+    let device = DeviceChoice::Auto.open().expect("auto opens something");
+    if device.is_cpu() {
+        eprintln!("nothing was compared: there is no accelerator here");
+        return;
+    }
+    let size = KvPoolSize {
+        blocks: 10,
+        block_size: 16,
+        block_bytes: 0,
+    };
+    // Halves round activations too there, and quantized products differ as on the CPU.
+    let cases = [
+        (Architecture::Qwen3, Format::Dense(DType::F32), 1e-3),
+        (Architecture::Qwen2, Format::Dense(DType::F32), 1e-3),
+        (Architecture::Llama, Format::Dense(DType::F32), 1e-3),
+        (Architecture::Qwen3, Format::Dense(DType::BF16), 0.1),
+        (Architecture::Llama, Format::Dense(DType::F16), 0.02),
+        (
+            Architecture::Qwen3,
+            Format::Quantized(GgmlDType::Q8_0),
+            0.15,
+        ),
+        (Architecture::Llama, Format::Quantized(GgmlDType::Q4K), 0.15),
+        (Architecture::Llama, Format::Quantized(GgmlDType::Q6K), 0.15),
+        (
+            Architecture::Qwen2,
+            Format::Quantized(GgmlDType::Q4_0),
+            0.15,
+        ),
+    ];
+    for (architecture, format, tolerance) in cases {
+        let config = model::config(architecture);
+        let weights = model::weights(&config, format);
+        let run = |kv_dtype, device| {
+            let description = models::describe(&config);
+            let mut executor = PortableExecutor::new(description, &weights, size, kv_dtype, device)
+                .expect("an executor");
+            logits(&mut executor)
+        };
+        for kv_dtype in [KvDtype::F32, KvDtype::F16, KvDtype::Bf16] {
+            let expected = run(kv_dtype, Device::Cpu);
+            let difference = largest_difference(&expected, &run(kv_dtype, device.clone()));
+            assert!(
+                difference < tolerance,
+                "{architecture:?} as {format:?}, keys in {kv_dtype:?}: they differ by {difference}"
+            );
+        }
+    }
+}

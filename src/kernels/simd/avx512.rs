@@ -232,6 +232,7 @@ impl Bf16Dot for Avx512 {
 impl ByteDot for Avx512 {
     type Bytes = __m512i;
     type I = __m512i;
+    const TILE: usize = 12;
 
     #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> __m512i {

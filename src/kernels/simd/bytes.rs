@@ -12,6 +12,9 @@ pub(in crate::kernels) trait ByteDot: Simd {
     /// Sixteen `i32`.
     type I: Copy;
 
+    /// The most rows times panels of sixteen outputs that a kernel has: its sums stay in registers.
+    const TILE: usize;
+
     /// 64 bytes.
     unsafe fn load_bytes(p: *const u8) -> Self::Bytes;
     /// The lower four bits of each byte.
@@ -27,8 +30,22 @@ pub(in crate::kernels) trait ByteDot: Simd {
     unsafe fn widen_bytes(p: *const u8) -> Self::Bytes;
 
     unsafe fn splat_i32(x: i32) -> Self::I;
-    /// `acc + Σ wᵢ·xᵢ` over the four bytes of each lane, `w` unsigned, `x` signed and the same in all lanes.
+    /// `acc + Σ wᵢ·xᵢ` over the four bytes of each lane, `w` unsigned and below 128, `x` signed and the same in
+    /// all lanes.
     unsafe fn dot_bytes(acc: Self::I, w: Self::Bytes, x: u32) -> Self::I;
+    /// What sums of [`Self::dot_centred`] begin with: `offset` is −128 times the sum of all their `x`.
+    #[inline(always)]
+    unsafe fn start_centred(offset: i32) -> Self::I {
+        // SAFETY: promised by the caller.
+        unsafe { Self::splat_i32(offset) }
+    }
+    /// As [`Self::dot_bytes`] with any byte `w`, which stands for `w − 128`. Part of what that takes may be done
+    /// by [`Self::start_centred`].
+    #[inline(always)]
+    unsafe fn dot_centred(acc: Self::I, w: Self::Bytes, x: u32) -> Self::I {
+        // SAFETY: promised by the caller. All sets that have no function of their own take any byte.
+        unsafe { Self::dot_bytes(acc, w, x) }
+    }
     /// `acc + w₀·x₀ + w₁·x₁` over the two signed 16-bit numbers of each lane, `x` the same in all lanes.
     unsafe fn dot_words(acc: Self::I, w: Self::Bytes, x: u32) -> Self::I;
     unsafe fn to_f32(v: Self::I) -> Self::F;
@@ -57,6 +74,8 @@ pub(in crate::kernels) unsafe fn dispatch_bytes<T: ByteDotTask>(isa: Isa, task: 
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx if isa.has_byte_dot() => {
                 super::avx512::run_bytes(task)
             }
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => super::neon::run_bytes(task),
             _ => task.run::<scalar::Scalar>(),
         }
     }
@@ -71,6 +90,7 @@ fn each<T>(f: impl Fn(usize) -> T) -> [T; LANES] {
 impl ByteDot for scalar::Scalar {
     type Bytes = [u32; LANES];
     type I = [i32; LANES];
+    const TILE: usize = 1;
 
     #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> Self::Bytes {

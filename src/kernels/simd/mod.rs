@@ -73,6 +73,7 @@ pub(super) trait Simd: Copy + 'static {
     /// Asks for the cache line at `p`, which may be any address, to be brought close. Changes no result.
     unsafe fn prefetch<T>(p: *const T);
     /// As [`Self::prefetch`], but only as close as the second-level cache, where there is a choice.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn prefetch_far<T>(p: *const T) {
         // SAFETY: promised by the caller.
@@ -166,6 +167,7 @@ pub(super) trait Bf16Dot: Simd {
     ///
     /// # Safety
     /// As [`Simd`].
+    #[cfg(target_arch = "x86_64")]
     unsafe fn store_row(p: *mut u16, first: Self::F, second: Self::F);
 }
 
@@ -217,7 +219,7 @@ pub(super) unsafe fn dispatch<T: SimdTask>(isa: Isa, task: T) -> T::Output {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => avx512::run(task),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => neon::run(task),
+            Isa::Neon | Isa::NeonDot => neon::run(task),
         }
     }
 }
@@ -253,6 +255,101 @@ mod tests {
         }
         // SAFETY: the tests pass available sets.
         unsafe { dispatch(isa, Exp(x)) }
+    }
+
+    /// Numbers that a conversion could get wrong: every exponent, halves of a last place, the edges of `f16`.
+    fn hard_numbers() -> Vec<f32> {
+        let mut numbers = vec![0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        numbers.extend([65_504.0, 65_519.9, 65_520.0, 1e6, f32::MAX]);
+        for exponent in 0..255u32 {
+            for mantissa in [
+                0, 1, 0x7f_ffff, 0xfff, 0x1000, 0x1001, 0x3000, 0x7fff, 0x8000, 0x8001, 0x1_8000,
+            ] {
+                let number = f32::from_bits(exponent << 23 | mantissa);
+                numbers.extend([number, -number]);
+            }
+        }
+        numbers.resize(numbers.len().next_multiple_of(LANES), 1.0);
+        numbers
+    }
+
+    /// What the conversions of an instruction set make of sixteen numbers: stored and loaded again as `f16`, as
+    /// `bf16` and as whole numbers in bytes, and their largest.
+    #[derive(Debug)]
+    struct Converted {
+        f16: ([u16; LANES], [f32; LANES]),
+        bf16: ([u16; LANES], [f32; LANES]),
+        bytes: ([i8; LANES], [f32; LANES]),
+        largest: f32,
+        sum: f32,
+    }
+
+    struct Convert([f32; LANES]);
+
+    impl SimdTask for Convert {
+        type Output = Converted;
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) -> Converted {
+            let mut to = Converted {
+                f16: ([0; LANES], [0.0; LANES]),
+                bf16: ([0; LANES], [0.0; LANES]),
+                bytes: ([0; LANES], [0.0; LANES]),
+                largest: 0.0,
+                sum: 0.0,
+            };
+            // SAFETY: all arrays have sixteen elements.
+            unsafe {
+                let v = S::load(self.0.as_ptr());
+                S::store_f16(to.f16.0.as_mut_ptr().cast(), v);
+                S::store(to.f16.1.as_mut_ptr(), S::load_f16(to.f16.0.as_ptr().cast()));
+                S::store_bf16(to.bf16.0.as_mut_ptr().cast(), v);
+                S::store(
+                    to.bf16.1.as_mut_ptr(),
+                    S::load_bf16(to.bf16.0.as_ptr().cast()),
+                );
+                let limit = |x| S::splat(x);
+                let whole = S::round(S::max(limit(-128.0), S::min(limit(127.0), v)));
+                S::store_i8(to.bytes.0.as_mut_ptr(), whole);
+                S::store(to.bytes.1.as_mut_ptr(), S::load_i8(to.bytes.0.as_ptr()));
+                to.largest = S::max_lane(v);
+                to.sum = S::sum(v);
+            }
+            to
+        }
+    }
+
+    #[test]
+    fn conversions_are_the_same_on_every_instruction_set() {
+        let same = |a: &[f32], b: &[f32]| {
+            a.iter()
+                .zip(b)
+                .all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan())
+        };
+        for isa in Isa::available() {
+            for numbers in hard_numbers().chunks_exact(LANES) {
+                let mut sixteen = [0.0; LANES];
+                sixteen.copy_from_slice(numbers);
+                // SAFETY: the set is available.
+                let (twin, found) = unsafe {
+                    (
+                        dispatch(Isa::Scalar, Convert(sixteen)),
+                        dispatch(isa, Convert(sixteen)),
+                    )
+                };
+                let what = format!("{isa:?} of {numbers:?}: {found:?} instead of {twin:?}");
+                let numeric = !numbers.iter().any(|x| x.is_nan());
+                assert!(same(&found.f16.1, &twin.f16.1), "{what}");
+                assert!(same(&found.bf16.1, &twin.bf16.1), "{what}");
+                if numeric {
+                    assert_eq!(found.f16.0, twin.f16.0, "{what}");
+                    assert_eq!(found.bf16.0, twin.bf16.0, "{what}");
+                    assert_eq!(found.bytes.0, twin.bytes.0, "{what}");
+                    assert!(same(&found.bytes.1, &twin.bytes.1), "{what}");
+                }
+                assert_eq!(found.largest, twin.largest, "{what}");
+                assert!(same(&[found.sum], &[twin.sum]), "{what}");
+            }
+        }
     }
 
     #[test]

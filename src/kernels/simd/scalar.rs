@@ -33,6 +33,7 @@ fn odd(pair: u32) -> f32 {
 }
 
 /// The bits of the nearest `bf16`, ties to even; of numbers too small for the usual precision, of zero.
+#[cfg(target_arch = "x86_64")]
 fn rounded_to_bf16(x: f32) -> u16 {
     let x = if x.is_subnormal() {
         0.0f32.copysign(x)
@@ -147,6 +148,7 @@ impl Bf16Dot for Scalar {
     unsafe fn dot_pairs(acc: Self::F, w: Self::Pairs, x: u32) -> Self::F {
         each(|i| fused(odd(w[i]), odd(x), fused(even(w[i]), even(x), acc[i])))
     }
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn store_row(p: *mut u16, first: Self::F, second: Self::F) {
         for (i, x) in first.into_iter().chain(second).enumerate() {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use trunkline::actors::messages::SchedulerSnapshot;
 use trunkline::actors::model_manager::AuditModel;
 use trunkline::config::Config;
+use trunkline::engine::DeviceChoice;
 use trunkline::server::{self, RunningServer};
 
 use super::{EventStream, Response, exchange, open_request, wait_until};
@@ -22,7 +23,7 @@ impl TestServer {
         Self::with(|_| {})
     }
 
-    /// With some settings changed. `TRUNKLINE_TEST_MODEL` replaces the demo model.
+    /// With some settings changed. `TRUNKLINE_TEST_MODEL` replaces the demo model, `TRUNKLINE_TEST_DEVICE` the CPU.
     pub fn with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Self::config();
         change(&mut config);
@@ -36,6 +37,8 @@ impl TestServer {
         Config {
             port: 0,
             model: std::env::var("TRUNKLINE_TEST_MODEL").unwrap_or_else(|_| "demo".to_owned()),
+            device: std::env::var("TRUNKLINE_TEST_DEVICE")
+                .map_or(DeviceChoice::Cpu, |name| name.parse().expect("a device")),
             // Room for 32,768 tokens: enough for any story, and quick to allocate.
             kv_blocks: trunkline::config::Auto::Set(1024),
             threads: trunkline::config::Auto::Set(1),

@@ -37,7 +37,7 @@ impl BlockSource for Pool {
 }
 
 fn pool(blocks: usize) -> (Pool, Vec<f32>, Vec<f32>) {
-    let dims = (blocks, SHAPE.kv_heads, SHAPE.block_size, SHAPE.head_dim);
+    let dims = (blocks, SHAPE.block_size, SHAPE.kv_heads, SHAPE.head_dim);
     let count = blocks * SHAPE.kv_heads * SHAPE.block_size * SHAPE.head_dim;
     let (keys, values) = (numbers(count, 1), numbers(count, 2));
     let tensor = |numbers: &[f32]| Tensor::from_slice(numbers, dims, &Device::Cpu).expect("shape");
@@ -67,7 +67,7 @@ fn naive(
     } = SHAPE;
     let at = |kv_head: usize, key: usize| {
         let block = table[key / block_size].0 as usize;
-        ((block * kv_heads + kv_head) * block_size + key % block_size) * head_dim
+        ((block * block_size + key % block_size) * kv_heads + kv_head) * head_dim
     };
     let mut output = Vec::new();
     for head in 0..heads {
@@ -170,10 +170,8 @@ fn what_was_left_in_unwritten_places_does_no_harm() {
             .flatten_all()
             .and_then(|flat| flat.to_vec1())
             .expect("f32");
-        // Block 1 holds positions 4 to 7; spoil the last two of both heads.
-        for head in 0..2 {
-            numbers[((2 + head) * 4 + 2) * 8..((2 + head) * 4 + 4) * 8].fill(f32::NAN);
-        }
+        // Block 1 holds positions 4 to 7; spoil the last two, both heads of eight numbers.
+        numbers[6 * 2 * 8..8 * 2 * 8].fill(f32::NAN);
         Tensor::from_vec(numbers, tensor.dims(), &Device::Cpu).expect("shape")
     };
     let spoiled = Pool {

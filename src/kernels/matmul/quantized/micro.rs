@@ -65,16 +65,19 @@ pub(super) unsafe fn multiply<F: Product>(isa: Isa, kernel_rows: usize, args: Mi
     )
 }
 
-/// The most sums of a kernel; as many are kept for a part of the inputs.
-const MAX_SUMS: usize = 12;
-
 /// How many panels go together with tiles of so many rows. A lone row is over before its weights have come from
 /// memory, which hands out more when more of it is asked for at once.
 pub(super) fn panel_group(isa: Isa, kernel_rows: usize) -> usize {
+    // Of 32 registers, one row's sums of a panel are four with NEON and one with AVX-512.
+    let (alone, several) = if cfg!(target_arch = "aarch64") {
+        (2, 1)
+    } else {
+        (8, 2)
+    };
     match kernel_rows {
         _ if is_scalar(isa) => 1,
-        1 => 8,
-        _ => 2,
+        1 => alone,
+        _ => several,
     }
 }
 
@@ -107,7 +110,7 @@ impl<F: Product, const M: usize, const N: usize> ByteDotTask for Micro<'_, F, M,
     #[inline(always)]
     unsafe fn run<S: ByteDot>(self) {
         // A constant, so that the scalar twin is compiled for one row and panel only.
-        if const { M * N > 1 && S::SUMS < 2 * MAX_SUMS } {
+        if const { M * N > S::TILE } {
             return;
         }
         let args = self.0;
@@ -486,10 +489,16 @@ impl Product for Q8_0 {
         // SAFETY: promised by the caller.
         unsafe {
             // The quants stand for q - 128.
-            let mut parts = begin_with::<S, M, N>(x.add(OFFSET * M));
+            let mut parts: Sums<S::I, M, N> =
+                from_fn(|m| [S::start_centred(*x.add(OFFSET * M + m) as i32); N]);
             for i in 0..8 {
                 let weights = panels.map(|panel| S::load_bytes(panel.add(HALVES + i * VECTOR)));
-                add_four::<S, M, N>(weights, x.add(i * M), &mut parts);
+                for (m, parts) in parts.iter_mut().enumerate() {
+                    let x = *x.add(i * M + m);
+                    for (part, weights) in parts.iter_mut().zip(weights) {
+                        *part = S::dot_centred(*part, weights, x);
+                    }
+                }
             }
             finish_plain::<S, M, N>(panels, x, &parts, sums);
         }
