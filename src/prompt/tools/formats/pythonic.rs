@@ -35,7 +35,6 @@ pub(in crate::prompt::tools) const FORMAT: Format = Format {
             call: PYTHON,
             between: Some(", "),
             close: "]",
-            ..Way::EMPTY
         },
         Way {
             open: "<|python_start|>[",
