@@ -261,7 +261,7 @@ pub struct Config {
     )]
     pub matmul_precision: MatmulPrecision,
 
-    /// Number type of cached keys and values: f16, bf16, f32 or q8_0.
+    /// Number type of cached keys and values: f16, bf16, f32 or q8_0. `auto` = f16, or bf16 on Intel AMX.
     #[arg(
         long,
         default_value = "auto",
