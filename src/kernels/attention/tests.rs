@@ -418,6 +418,18 @@ fn sharing_blocks_changes_no_bit() {
     }
 }
 
+/// Many rows that share a partition and part in the next, where the first one's table ends.
+#[test]
+fn what_is_read_ahead_ends_with_what_is_shared() {
+    for kind in kinds(32) {
+        let lengths = [128, 400, 400, 300, 300, 300];
+        let world = World::new(Setup::new(kind, 32), &lengths, 128);
+        let mut rows: Vec<(usize, usize)> = vec![(0, 127)];
+        rows.extend((1..lengths.len()).map(|sequence| (sequence, lengths[sequence] - 1)));
+        assert_rows_independent(&world, &rows);
+    }
+}
+
 #[test]
 fn stale_numbers_behind_a_row_do_not_reach_it() {
     // A block that another sequence filled before, with infinities behind the row's position.

@@ -552,11 +552,15 @@ impl<'a, T: KvElement> Walk<'a, T> {
         }
         // SAFETY: promised by the caller, here and below.
         unsafe { self.scratch.tiles.score(products, &key_places, &blocks) };
-        // Many weights take computing, and no memory: time to fetch what the next partition needs. With few
-        // the machine reads ahead better by itself.
-        let many = pairs >= MANY_PAIRS;
-        let end = if many { last_key + 1 } else { 0 };
-        let next = start + PARTITION..(start + 2 * PARTITION).min(end);
+        // Many weights take computing, and no memory: time to fetch what the task's next partition needs, whose
+        // blocks are those of this table, too. With few the machine reads ahead better by itself.
+        let until = self.task.partitions.end * PARTITION;
+        let end = if pairs >= MANY_PAIRS {
+            until.min(last_key + 1)
+        } else {
+            0
+        };
+        let next = start + PARTITION..end.min(start + 2 * PARTITION);
         let pieces = next.step_by(TILE_STEP).flat_map(|position| {
             let at = slot(position - start);
             let keys = tiles.keys[order.keys_of(at, self.kv_head)..].as_ptr();
