@@ -123,6 +123,14 @@ class Keys(Ollama):
 class Leaving(Ollama):
     flags = ("--max-running", "1")
 
+    def test_a_stream_that_is_left_stops_the_computing(self):
+        numbers = {"type": "array", "items": {"type": "integer"}, "minItems": 2000}
+        with self.client_leaves():
+            stream = self.chat("Count.", stream=True, format=numbers, options={"num_predict": 20_000})
+            self.assertIn("[", "".join(next(stream).message.content for _ in range(3)))
+            self.assertEqual(self.metric("trunkline_requests_running"), 1)
+            stream.close()
+
     def test_a_cancelled_task_leaves_the_queue(self):
         async def run():
             chat = await ollama.AsyncClient(host=self.url).chat(model=MODEL, messages=[user("Hello!")], stream=True)
