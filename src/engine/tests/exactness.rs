@@ -362,6 +362,23 @@ fn bf16_weights_fast_products() {
     }
 }
 
+/// Keys and values in the order of matrix tiles, where the machine has them.
+#[test]
+fn attention_on_matrix_tiles() {
+    for format in [
+        Format::Dense(DType::BF16),
+        Format::Quantized(GgmlDType::Q4K),
+        Format::Quantized(GgmlDType::Q8_0),
+    ] {
+        let options = EngineOptions {
+            precision: MatmulPrecision::Fast,
+            block_size: 32,
+            ..model::options(AttentionKind::Fused, KvDtype::Auto)
+        };
+        check_with(Architecture::Qwen3, format, &options);
+    }
+}
+
 #[test]
 fn bf16_weights_portable_attention() {
     check(

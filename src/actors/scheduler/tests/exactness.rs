@@ -31,10 +31,19 @@ use crate::telemetry::Metrics;
 /// Without optimization, a few are enough to see that the test itself works.
 const REQUESTS: usize = if cfg!(debug_assertions) { 24 } else { 200 };
 const BLOCK_SIZE: usize = 8;
+/// What matrix tiles need.
+const TILE_BLOCK_SIZE: usize = 32;
 /// Room for everything at once.
 const ROOMY: usize = 3000;
-/// Room for a handful of sequences.
-const TINY: usize = 24;
+
+/// Blocks with room for a handful of sequences.
+fn tiny(block_size: usize) -> usize {
+    match block_size {
+        TILE_BLOCK_SIZE => 8,
+        _ => 24,
+    }
+}
+
 /// Tokens of a prompt at most, so that each fits into the tiny pool.
 const LONGEST: usize = 120;
 
@@ -99,8 +108,9 @@ struct Server<'a> {
 
 impl<'a> Server<'a> {
     fn new(engine: &'a mut Engine, blocks: usize, options: SchedulerOptions) -> Self {
+        let block_size = engine.info().block_size;
         let facts = EngineFacts {
-            block_size: BLOCK_SIZE,
+            block_size,
             block_count: blocks,
             end_tokens: Arc::new([TokenId(END)]),
         };
@@ -108,7 +118,7 @@ impl<'a> Server<'a> {
         Self {
             engine,
             state: SchedulerState::new(facts, options, metrics.clone()),
-            ledger: Ledger::new(blocks, BLOCK_SIZE),
+            ledger: Ledger::new(blocks, block_size),
             metrics,
             plans: VecDeque::new(),
             outputs: VecDeque::new(),
@@ -365,7 +375,8 @@ fn check(engine: &mut Engine, solos: &mut [Solo], format: Option<&PromptFormat>)
     for solo in solos.iter_mut() {
         run_alone(engine, solo);
     }
-    let tiny = run_together(engine, solos, TINY, 1, format, &mut random);
+    let blocks = tiny(engine.info().block_size);
+    let tiny = run_together(engine, solos, blocks, 1, format, &mut random);
     assert!(tiny.preemptions > 0, "the pool was meant to be too small");
     let roomy = run_together(engine, solos, ROOMY, 2, format, &mut random);
     assert!(roomy.chunk_sizes > 5 && tiny.chunk_sizes > 5);
@@ -467,6 +478,8 @@ fn bf16_fused_attention() {
 fn fast() -> EngineOptions {
     EngineOptions {
         precision: MatmulPrecision::Fast,
+        kv_dtype: KvDtype::Auto,
+        block_size: TILE_BLOCK_SIZE,
         ..options(AttentionKind::Fused)
     }
 }
