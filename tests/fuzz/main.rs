@@ -3,7 +3,7 @@
 //! If the process itself dies, run it again with `TRUNKLINE_FUZZ_TRACE=FOLDER`, where each target keeps the input that it
 //! is about to read.
 //!
-//! `cargo test` gives each target a second, `.ci/run` fifty (`TRUNKLINE_FUZZ_SECONDS`). A failure prints the
+//! `cargo test` gives each target a second, `.ci/run` sixty (`TRUNKLINE_FUZZ_SECONDS`). A failure prints the
 //! seed and keeps the input; put it into `tests/fuzz/regressions/TARGET/`, from where it is replayed first in every
 //! later run. (`cargo fuzz` needs a nightly compiler, so inputs are made by mutation alone, without coverage.)
 
