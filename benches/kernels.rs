@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
+use trunkline::bench::engine::Bandwidth;
 use trunkline::ids::BlockId;
 use trunkline::kernels::{
     AttentionPlan, AttentionRow, AttentionShape, Isa, KvLayer, KvLayout, KvRows, KvSlot, KvType,
@@ -43,20 +44,6 @@ fn numbers(count: usize) -> Vec<f32> {
             (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
         })
         .collect()
-}
-
-/// Bytes a second that all threads together read from memory.
-fn bandwidth(pool: &ThreadPool) -> f64 {
-    let data = vec![1u64; 64 << 20];
-    let chunk = 1 << 17;
-    let time = best(|| {
-        pool.run(data.len() / chunk, |_, tile| {
-            let part = &data[tile * chunk..][..chunk];
-            black_box(part.iter().fold(0u64, |a, &b| a ^ b));
-        })
-        .expect("reading does not panic");
-    });
-    (data.len() * 8) as f64 / time.as_secs_f64()
 }
 
 fn matrices(out: usize, inputs: usize) -> Vec<(String, PackedMatrix)> {
@@ -268,7 +255,9 @@ fn main() {
         .find_map(|argument| argument.parse().ok());
     let threads = threads.unwrap_or_else(ThreadPool::physical_cores);
     let pool = ThreadPool::new(threads).expect("threads can be started");
-    let bandwidth = bandwidth(&pool);
+    let bandwidth = Bandwidth::default()
+        .measure(&pool, 5)
+        .expect("reading does not panic");
     println!(
         "{:?}, {threads} threads, reads {:.1} GB/s",
         Isa::detected(),

@@ -217,7 +217,7 @@ class Literals:
     def pattern(self) -> str:
         word = self.stem()
         return self.rng.choice(
-            [word, word, f"fn {word}", f"def {word}", f"class {self.proper()}", f"TODO", f"import {word}",
+            [word, word, f"fn {word}", f"def {word}", f"class {self.proper()}", "TODO", f"import {word}",
              f"{word}_{self.stem()}", f"{word}.*{self.stem()}", f"^{word}", f"{word}\\(", f"use {word}::", f"{self.proper()}Error"]
         )
 

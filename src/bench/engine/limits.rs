@@ -56,13 +56,15 @@ pub struct Bandwidth {
     data: Vec<u64>,
 }
 
-impl Bandwidth {
-    pub fn new() -> Self {
+impl Default for Bandwidth {
+    fn default() -> Self {
         Self {
             data: vec![1; READ_WORDS],
         }
     }
+}
 
+impl Bandwidth {
     /// Bytes a second, with as many streams of reads a thread as are fastest.
     ///
     /// # Errors

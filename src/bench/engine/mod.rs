@@ -9,6 +9,8 @@ mod limits;
 mod report;
 mod work;
 
+pub use limits::Bandwidth;
+
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -25,7 +27,7 @@ use crate::engine::{
 };
 use crate::kernels::ThreadPool;
 use cases::{Case, Driver};
-use limits::{Bandwidth, Peak};
+use limits::Peak;
 use report::EngineReport;
 use work::ModelWork;
 
@@ -144,7 +146,7 @@ fn measure(arguments: &Arguments) -> Result<EngineReport, BenchError> {
     }
 
     let pool = ThreadPool::new(threads)?;
-    let bandwidth = Bandwidth::new();
+    let bandwidth = Bandwidth::default();
     let mut driver = Driver::new(engine)?;
     let mut rounds = Vec::with_capacity(arguments.rounds);
     for number in 0..arguments.rounds {

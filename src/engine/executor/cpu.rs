@@ -38,14 +38,14 @@ struct CpuLinear {
 }
 
 impl CpuLinear {
-    /// `rows` rows of the input width to `output`, which gets as many rows of the output width.
+    /// `input`, rows of the input width, to `output`, which gets as many rows of the output width.
     fn forward(
         &self,
         pool: &ThreadPool,
-        rows: usize,
         input: Input<'_>,
         output: &mut Vec<f32>,
     ) -> Result<(), KernelError> {
+        let rows = input.rows(self.matrix.in_features());
         output.resize(rows * self.matrix.out_features(), 0.0);
         self.matrix
             .matmul(pool, input, self.bias.as_deref(), output)
@@ -60,7 +60,7 @@ impl CpuLinear {
         output: &mut Vec<f32>,
     ) -> Result<(), KernelError> {
         let input = Input::Made { rows, make: &make };
-        self.forward(pool, rows, input, output)
+        self.forward(pool, input, output)
     }
 }
 
@@ -462,7 +462,7 @@ impl CpuExecutor {
         self.attention
             .attend(rows, pool, &self.blocks[index], qkv, stride, attended)?;
         let attended = Input::Stored(attended);
-        layer.output.forward(pool, count, attended, projected)?;
+        layer.output.forward(pool, attended, projected)?;
         kernels::add(pool, hidden, projected)?;
 
         let norm = row_norm(hidden, &layer.mlp_norm, epsilon);

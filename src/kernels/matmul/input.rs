@@ -37,7 +37,7 @@ impl Input<'_> {
     ///
     /// # Panics
     /// When stored rows are incomplete.
-    pub(super) fn rows(self, width: usize) -> usize {
+    pub fn rows(self, width: usize) -> usize {
         match self {
             Self::Stored(numbers) => {
                 assert!(

@@ -1,8 +1,7 @@
 //! The gated activation of a feed-forward layer, and sums.
 
-use super::for_rows;
 use crate::kernels::isa::Isa;
-use crate::kernels::kv::{load_part, store_part};
+use crate::kernels::kv::{SMALL, load_part, store_part};
 use crate::kernels::simd::{LANES, Simd, SimdTask, dispatch};
 use crate::kernels::{KernelError, SharedMut, ThreadPool};
 
@@ -53,7 +52,8 @@ pub fn add(pool: &ThreadPool, x: &mut [f32], y: &[f32]) -> Result<(), KernelErro
     const TILE: usize = 4096;
     assert_eq!(x.len(), y.len(), "add: lengths differ");
     let (len, x) = (x.len(), SharedMut::new(x));
-    for_rows(pool, len.div_ceil(TILE), TILE, |tile| {
+    let tiles = len.div_ceil(TILE);
+    pool.run_if(tiles * TILE >= SMALL, tiles, |_, tile| {
         let start = tile * TILE;
         let y = &y[start..len.min(start + TILE)];
         // SAFETY: each tile is its own part of `x`.

@@ -1,7 +1,7 @@
 //! Kernels that treat each row by itself.
 //!
-//! [`norm`]: root-mean-square norms; [`rope`]: rotary embedding; [`elementwise`]: gated activation and sums;
-//! [`choice`]: what the sampler asks of a row of logits.
+//! [`norm`]: root-mean-square norms; [`rope`]: rotary embedding; [`heads`]: both for the heads of a row;
+//! [`elementwise`]: gated activation and sums; [`choice`]: what the sampler asks of a row of logits.
 
 mod choice;
 mod elementwise;
@@ -14,27 +14,6 @@ pub use elementwise::{add, silu_mul};
 pub use heads::HeadPreparation;
 pub use norm::rms_norm;
 pub use rope::RopeTable;
-
-use super::kv::SMALL;
-use super::{KernelError, ThreadPool};
-
-/// Runs `row` for each of `rows` rows of `width` numbers, on the pool when that pays.
-fn for_rows(
-    pool: &ThreadPool,
-    rows: usize,
-    width: usize,
-    row: impl Fn(usize) + Sync,
-) -> Result<(), KernelError> {
-    if rows * width < SMALL {
-        (0..rows).for_each(row);
-        return Ok(());
-    }
-    // Tiles of at least a few thousand numbers.
-    let tile = (4096 / width.max(1)).max(1);
-    pool.run(rows.div_ceil(tile), |_, index| {
-        (index * tile..rows.min((index + 1) * tile)).for_each(&row);
-    })
-}
 
 #[cfg(test)]
 mod tests {
