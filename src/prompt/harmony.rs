@@ -49,6 +49,8 @@ pub(super) struct ChannelParser {
     state: State,
     until: Until,
     calls: usize,
+    /// A message has ended: white space alone behind it is no text.
+    ended: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -72,6 +74,7 @@ impl ChannelParser {
             state: State::Header(String::new()),
             until: Until::default(),
             calls: 0,
+            ended: false,
         }
     }
 
@@ -107,6 +110,7 @@ impl ChannelParser {
         }
         if let Some(index) = end {
             self.end_body(out);
+            self.ended = true;
             let begun = if index < 3 { "" } else { BODY_ENDS[index] };
             self.state = State::Header(begun.to_owned());
         }
@@ -120,7 +124,8 @@ impl ChannelParser {
         if let State::Header(header) = &mut self.state {
             let header = std::mem::take(header);
             // The output ended behind a message, or in a header without a body.
-            if !header.trim().is_empty() && !header.contains("<|") {
+            let is_text = !self.ended || !header.trim().is_empty();
+            if is_text && !header.is_empty() && !header.contains("<|") {
                 out(OutputDelta::Content(header));
             }
         }
@@ -195,6 +200,13 @@ mod tests {
             .for_each(|character| parser.step(character, &mut out));
         parser.finish(&mut out);
         content
+    }
+
+    #[test]
+    fn white_space_alone_is_text_but_behind_a_message() {
+        assert_eq!(content(" \n"), " \n");
+        assert_eq!(content("<|channel|>final<|message|>Hi<|end|> \n"), "Hi");
+        assert_eq!(content("Hi<|end|> to"), "Hi to");
     }
 
     #[test]
