@@ -12,6 +12,8 @@ pub(super) const TILE_ROWS: usize = 16;
 pub(super) const STEP: usize = 32;
 /// Bytes of a tile.
 pub(super) const TILE_BYTES: usize = 1024;
+/// How far ahead weights are asked for, in bytes.
+const AHEAD: usize = 4 * TILE_BYTES;
 
 /// Whether the machine has tiles with products of bytes and of `bf16`, and the system lets this process use
 /// them, which it is asked for here.
@@ -128,6 +130,9 @@ impl Tiles {
     /// product and addition rounded once; then their sum is added. Numbers too small for the usual precision
     /// count as zero.
     ///
+    /// `ahead`: the weights come from memory, and are asked for some steps before they are used. The machine's own
+    /// prefetchers start anew at every page, and do not know that a tile is more than a line.
+    ///
     /// # Safety
     /// The pointers cover `steps` tiles, at least one; `from` and `to` have the rows that they say.
     #[inline(always)]
@@ -136,6 +141,7 @@ impl Tiles {
         steps: usize,
         rows: [*const u16; 2],
         weights: [*const u32; 2],
+        ahead: bool,
         from: Sums<*const f32>,
         to: Sums<*mut f32>,
     ) {
@@ -152,6 +158,13 @@ impl Tiles {
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tileloadd tmm7, [{weights_1} + {vector}]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
+                "test {ahead:e}, {ahead:e}",
+                "jz 3f",
+                ".irp line, 0, 64, 128, 192, 256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960",
+                "prefetcht0 [{weights_0} + {distance} + \\line]",
+                "prefetcht0 [{weights_1} + {distance} + \\line]",
+                ".endr",
+                "3:",
                 "tileloadd tmm5, [{rows_1} + {vector}]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
@@ -180,6 +193,8 @@ impl Tiles {
                 from_row = inout(reg) from.row_bytes => _,
                 to = in(reg) to.first,
                 to_row = in(reg) to.row_bytes,
+                ahead = in(reg) u32::from(ahead),
+                distance = const AHEAD,
                 steps = inout(reg) steps => _,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -198,6 +213,7 @@ impl Tiles {
         steps: usize,
         rows: *const u16,
         weights: [*const u32; 4],
+        ahead: bool,
         from: Sums<*const f32>,
         to: Sums<*mut f32>,
     ) {
@@ -216,6 +232,15 @@ impl Tiles {
                 "tdpbf16ps tmm1, tmm4, tmm6",
                 "tileloadd tmm7, [{weights_2} + {vector}]",
                 "tdpbf16ps tmm2, tmm4, tmm7",
+                "test {ahead:e}, {ahead:e}",
+                "jz 3f",
+                ".irp line, 0, 64, 128, 192, 256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960",
+                "prefetcht0 [{weights_0} + {distance} + \\line]",
+                "prefetcht0 [{weights_1} + {distance} + \\line]",
+                "prefetcht0 [{weights_2} + {distance} + \\line]",
+                "prefetcht0 [{weights_3} + {distance} + \\line]",
+                ".endr",
+                "3:",
                 "tileloadd tmm5, [{weights_3} + {vector}]",
                 "tdpbf16ps tmm3, tmm4, tmm5",
                 "add {rows}, 1024",
@@ -239,6 +264,8 @@ impl Tiles {
                 from_row = in(reg) from.row_bytes,
                 to = in(reg) to.first,
                 to_row = in(reg) to.row_bytes,
+                ahead = in(reg) u32::from(ahead),
+                distance = const AHEAD,
                 steps = inout(reg) steps => _,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,

@@ -128,10 +128,10 @@ impl Operands<'_> {
                     unsafe {
                         if self.row_tiles == 2 {
                             let panels = [panel(0), panel(1)];
-                            tiles.add_two_by_two(self.steps, rows, panels, from, to);
+                            tiles.add_two_by_two(self.steps, rows, panels, false, from, to);
                         } else {
                             let panels = [panel(0), panel(1), panel(2), panel(3)];
-                            tiles.add_one_by_four(self.steps, rows[0], panels, from, to);
+                            tiles.add_one_by_four(self.steps, rows[0], panels, false, from, to);
                         }
                     }
                 }

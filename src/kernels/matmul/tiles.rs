@@ -189,6 +189,7 @@ impl TileWeights<'_> {
                             steps: part_steps.clone(),
                             panel,
                             panel_count: width.min(panels.end - panel),
+                            ahead: parts == 1,
                             is_first: part == 0,
                             is_last: part + 1 == parts,
                         };
@@ -260,10 +261,10 @@ impl TileWeights<'_> {
         unsafe {
             if product.tile_count == 2 {
                 let (x, weights) = ([x(0), x(1)], [weights(0), weights(1)]);
-                tiles.add_two_by_two(count, x, weights, from, to);
+                tiles.add_two_by_two(count, x, weights, product.ahead, from, to);
             } else {
                 let weights = [weights(0), weights(1), weights(2), weights(3)];
-                tiles.add_one_by_four(count, x(0), weights, from, to);
+                tiles.add_one_by_four(count, x(0), weights, product.ahead, from, to);
             }
         }
         if product.is_last && !direct {
@@ -291,6 +292,8 @@ struct Product<'a> {
     steps: Range<usize>,
     panel: usize,
     panel_count: usize,
+    /// The panels are in memory.
+    ahead: bool,
     is_first: bool,
     is_last: bool,
 }

@@ -20,7 +20,7 @@ use crate::kernels::{KernelError, SharedMut, ThreadPool};
 const SMALL: usize = 32 * 1024;
 /// The row counts that there are kernels for; a tile in between is filled up with zero rows. The scalar twin
 /// takes one row at a time.
-const KERNEL_ROWS: [usize; 4] = [1, 2, 4, 6];
+const KERNEL_ROWS: [usize; 6] = [1, 2, 3, 4, 5, 6];
 const MAX_ROWS: usize = 6;
 
 impl Activation {

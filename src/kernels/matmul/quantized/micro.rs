@@ -12,6 +12,9 @@ use super::formats::{Format, HALVES, Q4_0, Q4K, Q5K, Q6K, Q8_0, VECTOR, k6, k45}
 use crate::kernels::isa::Isa;
 use crate::kernels::simd::{ByteDot, ByteDotTask, LANES, dispatch_bytes};
 
+/// Bytes.
+pub(super) const CACHE_LINE: usize = 64;
+
 /// What a kernel works on.
 #[derive(Clone, Copy)]
 pub(super) struct MicroArgs {
@@ -31,6 +34,9 @@ pub(super) struct MicroArgs {
     pub(super) outputs: usize,
     /// One number an output, or null.
     pub(super) bias: *const f32,
+    /// What is asked for meanwhile, with each block so many cache lines. Need not be there.
+    pub(super) ahead: *const u8,
+    pub(super) ahead_lines: usize,
 }
 
 /// Runs the kernel for a tile of `kernel_rows` rows.
@@ -54,13 +60,19 @@ pub(super) unsafe fn multiply<F: Product>(isa: Isa, kernel_rows: usize, args: Mi
     sizes!(
         (1, 1),
         (2, 1),
+        (3, 1),
         (4, 1),
+        (5, 1),
         (6, 1),
         (1, 2),
         (2, 2),
+        (3, 2),
         (4, 2),
+        (5, 2),
         (6, 2),
         (1, 4),
+        (2, 4),
+        (3, 4),
         (1, 8)
     )
 }
@@ -69,14 +81,15 @@ pub(super) unsafe fn multiply<F: Product>(isa: Isa, kernel_rows: usize, args: Mi
 /// memory, which hands out more when more of it is asked for at once.
 pub(super) fn panel_group(isa: Isa, kernel_rows: usize) -> usize {
     // Of 32 registers, one row's sums of a panel are four with NEON and one with AVX-512.
-    let (alone, several) = if cfg!(target_arch = "aarch64") {
-        (2, 1)
+    let (alone, few, several) = if cfg!(target_arch = "aarch64") {
+        (2, 1, 1)
     } else {
-        (8, 2)
+        (8, 4, 2)
     };
     match kernel_rows {
         _ if is_scalar(isa) => 1,
         1 => alone,
+        2 | 3 => few,
         _ => several,
     }
 }
@@ -120,7 +133,14 @@ impl<F: Product, const M: usize, const N: usize> ByteDotTask for Micro<'_, F, M,
                 from_fn(|n| args.panel.add(n * args.blocks * F::PANEL));
             let mut x = args.x;
             let mut sums = [[S::splat(0.0); N]; M];
+            let mut ahead = args.ahead;
             for _ in 0..args.blocks {
+                if M > 1 {
+                    for line in 0..args.ahead_lines {
+                        S::prefetch_far(ahead.wrapping_add(line * CACHE_LINE));
+                    }
+                    ahead = ahead.wrapping_add(args.ahead_lines * CACHE_LINE);
+                }
                 F::add::<S, M, N>(panels, x, &mut sums);
                 panels = panels.map(|panel| panel.add(F::PANEL));
                 x = x.add(F::ACTIVATION.record() * M);
@@ -161,6 +181,34 @@ unsafe fn write<S: ByteDot, const M: usize, const N: usize>(
             }
         }
     }
+}
+
+/// An array made of another one, element by element.
+#[cfg(target_feature = "avx512f")]
+macro_rules! each {
+    ($array:expr, |$element:ident| $value:expr) => {
+        $array.map(|$element| $value)
+    };
+}
+
+/// The same, written out: a crate for machines with fewer instructions has them in some functions only, and neither
+/// `map` nor a closure becomes a part of such a function while it calls these instructions itself. (For a machine
+/// that has them all, the compiler makes more of `map`.)
+#[cfg(not(target_feature = "avx512f"))]
+macro_rules! each {
+    ($array:expr, |$element:ident| $value:expr) => {{
+        let array = $array;
+        let $element = array[0];
+        let mut values = [$value; N];
+        each!(array, values, $element, $value; 1 2 3 4 5 6 7);
+        values
+    }};
+    ($array:ident, $values:ident, $element:ident, $value:expr; $($n:literal)+) => {
+        $(if N > $n {
+            let $element = $array[$n];
+            $values[$n] = $value;
+        })+
+    };
 }
 
 /// Adds the products of four inputs with `M` rows, whose quants begin at `x`.
@@ -294,10 +342,12 @@ unsafe fn add_part<F: Quants, S: ByteDot, const M: usize, const N: usize, const 
         let part = 2 * chunk + usize::from(UPPER);
         let mut parts = [[S::splat_i32(0); N]; M];
         for i in 0..8 {
-            let weights = panels.map(|panel| F::load::<S, UPPER>(panel, chunk, i));
+            let weights = each!(panels, |panel| F::load::<S, UPPER>(panel, chunk, i));
             add_four::<S, M, N>(weights, x.add((8 * part + i) * M), &mut parts);
         }
-        let scales = panels.map(|panel| S::load_u8(panel.add(k45::SCALES + part * LANES)));
+        let scales = each!(panels, |panel| S::load_u8(
+            panel.add(k45::SCALES + part * LANES)
+        ));
         scale_parts::<S, M, N>(&parts, scales, scaled);
     }
 }
@@ -322,8 +372,9 @@ unsafe fn add_k45<F: Quants, S: ByteDot, const M: usize, const N: usize>(
         }
         let mut minima = [[S::splat_i32(0); N]; M];
         for pair in 0..4 {
-            let weights =
-                panels.map(|panel| S::widen_bytes(panel.add(k45::MINIMA + pair * 2 * LANES)));
+            let weights = each!(panels, |panel| S::widen_bytes(
+                panel.add(k45::MINIMA + pair * 2 * LANES)
+            ));
             for (m, minima) in minima.iter_mut().enumerate() {
                 let x = *x.add((PAIR_SUMS + pair) * M + m);
                 for (minimum, weights) in minima.iter_mut().zip(weights) {
@@ -331,8 +382,10 @@ unsafe fn add_k45<F: Quants, S: ByteDot, const M: usize, const N: usize>(
                 }
             }
         }
-        let d = panels.map(|panel| S::load_f16(panel.add(k45::D).cast::<f16>()));
-        let d_min = panels.map(|panel| S::load_f16(panel.add(k45::D_MIN).cast::<f16>()));
+        let d = each!(panels, |panel| S::load_f16(panel.add(k45::D).cast::<f16>()));
+        let d_min = each!(panels, |panel| S::load_f16(
+            panel.add(k45::D_MIN).cast::<f16>()
+        ));
         for (m, sums) in sums.iter_mut().enumerate() {
             let scale = row_scale::<S>(x.add(SUPER_SCALE * M + m));
             for (n, sum) in sums.iter_mut().enumerate() {
@@ -415,11 +468,12 @@ unsafe fn add_k6<S: ByteDot, const M: usize, const N: usize, const PART: usize>(
             // The quants stand for q - 32.
             let mut parts = begin_with::<S, M, N>(x.add((SIXTEEN_SUMS + sixteen) * M));
             for i in 4 * quarter..4 * quarter + 4 {
-                let weights = panels.map(|panel| k6_quants::<S, PART>(panel, half, i));
+                let weights = each!(panels, |panel| k6_quants::<S, PART>(panel, half, i));
                 add_four::<S, M, N>(weights, x.add((8 * part + i) * M), &mut parts);
             }
-            let scales = panels
-                .map(|panel| S::load_i8(panel.add(k6::SCALES + sixteen * LANES).cast::<i8>()));
+            let scales = each!(panels, |panel| S::load_i8(
+                panel.add(k6::SCALES + sixteen * LANES).cast::<i8>()
+            ));
             scale_parts::<S, M, N>(&parts, scales, scaled);
         }
     }
@@ -441,7 +495,7 @@ impl Product for Q6K {
                 add_k6::<S, M, N, 2>(panels, x, half, &mut scaled);
                 add_k6::<S, M, N, 3>(panels, x, half, &mut scaled);
             }
-            let d = panels.map(|panel| S::load_f16(panel.add(k6::D).cast::<f16>()));
+            let d = each!(panels, |panel| S::load_f16(panel.add(k6::D).cast::<f16>()));
             for (m, sums) in sums.iter_mut().enumerate() {
                 let scale = row_scale::<S>(x.add(SUPER_SCALE * M + m));
                 for (n, sum) in sums.iter_mut().enumerate() {
@@ -469,7 +523,7 @@ unsafe fn finish_plain<S: ByteDot, const M: usize, const N: usize>(
 ) {
     // SAFETY: promised by the caller.
     unsafe {
-        let d = panels.map(|panel| S::load_f16(panel.cast::<f16>()));
+        let d = each!(panels, |panel| S::load_f16(panel.cast::<f16>()));
         for (m, sums) in sums.iter_mut().enumerate() {
             let scale = row_scale::<S>(x.add(PLAIN_SCALE * M + m));
             for (n, sum) in sums.iter_mut().enumerate() {
@@ -492,7 +546,9 @@ impl Product for Q8_0 {
             let mut parts: Sums<S::I, M, N> =
                 from_fn(|m| [S::start_centred(*x.add(OFFSET * M + m) as i32); N]);
             for i in 0..8 {
-                let weights = panels.map(|panel| S::load_bytes(panel.add(HALVES + i * VECTOR)));
+                let weights = each!(panels, |panel| S::load_bytes(
+                    panel.add(HALVES + i * VECTOR)
+                ));
                 for (m, parts) in parts.iter_mut().enumerate() {
                     let x = *x.add(i * M + m);
                     for (part, weights) in parts.iter_mut().zip(weights) {
@@ -518,13 +574,15 @@ impl Product for Q4_0 {
             let mut parts: Sums<S::I, M, N> =
                 from_fn(|m| [S::splat_i32(*x.add(OFFSET * M + m) as i32 >> 4); N]);
             for i in 0..4 {
-                let both = panels.map(|panel| S::load_bytes(panel.add(HALVES + i * VECTOR)));
+                let both = each!(panels, |panel| S::load_bytes(
+                    panel.add(HALVES + i * VECTOR)
+                ));
                 add_four::<S, M, N>(
-                    both.map(|both| S::low_nibbles(both)),
+                    each!(both, |both| S::low_nibbles(both)),
                     x.add(i * M),
                     &mut parts,
                 );
-                let high = both.map(|both| S::high_nibbles(both));
+                let high = each!(both, |both| S::high_nibbles(both));
                 add_four::<S, M, N>(high, x.add((4 + i) * M), &mut parts);
             }
             finish_plain::<S, M, N>(panels, x, &parts, sums);

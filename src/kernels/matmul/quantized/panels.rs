@@ -6,7 +6,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 
 use super::activations::{Activations, Filled, RowTile};
 use super::formats::{Q4_0, Q4K, Q5K, Q6K, Q8_0};
-use super::micro::{MicroArgs, Product, multiply, panel_group};
+use super::micro::{CACHE_LINE, MicroArgs, Product, multiply, panel_group};
 use crate::kernels::aligned::AlignedBuffer;
 use crate::kernels::isa::Isa;
 use crate::kernels::matmul::{Input, Target};
@@ -220,6 +220,16 @@ impl PanelMatrix {
         while panel < panels.end {
             let count = 1 << group.min(panels.end - panel).ilog2();
             let first = panel * LANES;
+            let bytes = count * blocks * F::PANEL;
+            // While a group's panels go from tile to tile out of the caches, the next are fetched from memory, a share
+            // with each tile. A single tile is over too soon.
+            let ahead_lines = match tiles.len() {
+                0 | 1 => 0,
+                tiles => bytes.div_ceil(CACHE_LINE * tiles * blocks),
+            };
+            let mut ahead = self.panels[panel * blocks * F::PANEL..]
+                .as_ptr()
+                .wrapping_add(bytes);
             for tile in tiles {
                 let args = MicroArgs {
                     panel: self.panels[panel * blocks * F::PANEL..].as_ptr(),
@@ -233,7 +243,10 @@ impl PanelMatrix {
                     bias: target
                         .bias
                         .map_or(std::ptr::null(), |bias| bias[first..].as_ptr()),
+                    ahead,
+                    ahead_lines,
                 };
+                ahead = ahead.wrapping_add(ahead_lines * CACHE_LINE * blocks);
                 // SAFETY: promised by the caller; the panels and the tile lie inside their buffers.
                 unsafe { multiply::<F>(isa, tile.kernel_rows, args) };
             }
