@@ -229,6 +229,7 @@ fn attention(pool: &ThreadPool, bandwidth: f64) {
         (32, 1024, 0),
         (32, 160, 128),
         (32, 4128, 4096),
+        (16, 1440, 1248),
     ] {
         let world = Attention::new(pool, sequences, length, shared);
         let rows: Vec<AttentionRow> = (0..sequences)

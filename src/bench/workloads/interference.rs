@@ -49,7 +49,7 @@ impl Interference {
         Self {
             agents: sizes.agents.unwrap_or(16).max(2),
             prompt_tokens: sizes.prompt_tokens.unwrap_or(4000),
-            output_tokens: sizes.output_tokens.unwrap_or(2048),
+            output_tokens: sizes.output_tokens.unwrap_or(4096),
         }
     }
 

@@ -73,7 +73,6 @@ pub(super) trait Simd: Copy + 'static {
     /// Asks for the cache line at `p`, which may be any address, to be brought close. Changes no result.
     unsafe fn prefetch<T>(p: *const T);
     /// As [`Self::prefetch`], but only as close as the second-level cache, where there is a choice.
-    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn prefetch_far<T>(p: *const T) {
         // SAFETY: promised by the caller.

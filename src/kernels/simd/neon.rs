@@ -159,6 +159,13 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn prefetch_far<T>(p: *const T) {
+        // SAFETY: as above.
+        unsafe {
+            asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(readonly, nostack, preserves_flags));
+        }
+    }
+    #[inline(always)]
     unsafe fn split_pairs(p: *const u32) -> (Four, Four) {
         // SAFETY: see above.
         unsafe {
