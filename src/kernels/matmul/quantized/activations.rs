@@ -18,9 +18,7 @@ use crate::kernels::{KernelError, SharedMut, ThreadPool};
 
 /// Inputs below which rows are quantized by the calling thread alone.
 const SMALL: usize = 32 * 1024;
-/// The row counts that there are kernels for; a tile in between is filled up with zero rows. The scalar twin
-/// takes one row at a time.
-const KERNEL_ROWS: [usize; 6] = [1, 2, 3, 4, 5, 6];
+/// Rows of a tile, at most: there are kernels for each number up to this. The scalar twin takes one row at a time.
 const MAX_ROWS: usize = 6;
 
 impl Activation {
@@ -46,8 +44,6 @@ impl Activation {
 pub(super) struct RowTile {
     pub(super) first_row: usize,
     pub(super) rows: usize,
-    /// The kernel's rows, at least `rows`.
-    pub(super) kernel_rows: usize,
     /// The word where its records begin.
     pub(super) start: usize,
 }
@@ -96,18 +92,13 @@ impl Activations {
         let (mut first_row, mut start) = (0, 0);
         for index in 0..count {
             let rows = (rows - first_row).div_ceil(count - index);
-            let kernel_rows = KERNEL_ROWS
-                .into_iter()
-                .find(|&kernel| kernel >= rows)
-                .unwrap_or(MAX_ROWS);
             self.tiles.push(RowTile {
                 first_row,
                 rows,
-                kernel_rows,
                 start,
             });
             first_row += rows;
-            start += kernel_rows * row_words;
+            start += rows * row_words;
         }
         if !std::mem::replace(&mut words.filled, true) {
             if words.words.len() < start {
@@ -123,9 +114,9 @@ impl Activations {
                         let task = Quantize {
                             x,
                             inputs,
-                            kernel_rows: tile.kernel_rows,
+                            rows: tile.rows,
                             kind,
-                            out: out.slice(tile.start, tile.kernel_rows * row_words),
+                            out: out.slice(tile.start, tile.rows * row_words),
                         };
                         dispatch_bytes(isa, task);
                     }
@@ -165,7 +156,7 @@ impl<'a> Filled<'a> {
 struct Quantize<'a> {
     x: &'a [f32],
     inputs: usize,
-    kernel_rows: usize,
+    rows: usize,
     kind: Activation,
     out: &'a mut [u32],
 }
@@ -176,21 +167,18 @@ impl ByteDotTask for Quantize<'_> {
         let Self {
             x,
             inputs,
-            kernel_rows,
+            rows,
             kind,
             out,
         } = self;
-        if kernel_rows * inputs > x.len() {
-            out.fill(0);
-        }
         let mut quants = [0i8; 256];
         for (row, x) in x.chunks_exact(inputs).enumerate() {
-            let records = out.chunks_exact_mut(kind.record() * kernel_rows);
+            let records = out.chunks_exact_mut(kind.record() * rows);
             for (x, record) in x.chunks_exact(kind.inputs()).zip(records) {
                 let quants = &mut quants[..x.len()];
                 // SAFETY: the instruction set is there, as the caller promises; both have as many elements.
                 let scale = unsafe { quantize::<S>(x, quants) };
-                let mut words = record.iter_mut().skip(row).step_by(kernel_rows);
+                let mut words = record.iter_mut().skip(row).step_by(rows);
                 let mut put = |word: u32| {
                     if let Some(place) = words.next() {
                         *place = word;

@@ -28,7 +28,6 @@ pub(super) struct MicroArgs {
     /// The first row's first output.
     pub(super) out: *mut f32,
     pub(super) stride: usize,
-    /// Rows that are written; the kernel's other rows only fill it up.
     pub(super) rows: usize,
     /// Outputs that are written: the last panel may have fewer than sixteen.
     pub(super) outputs: usize,
@@ -39,15 +38,15 @@ pub(super) struct MicroArgs {
     pub(super) ahead_lines: usize,
 }
 
-/// Runs the kernel for a tile of `kernel_rows` rows.
+/// Runs the kernel for a tile's rows and some panels.
 ///
 /// # Safety
-/// `isa` is available, `kernel_rows` is one that activations are packed for on it, there are no more panels than
+/// `isa` is available, there are as many rows as activations are packed for on it, no more panels than
 /// [`panel_group`], the pointers of `args` cover what they say, and nobody else uses these outputs.
-pub(super) unsafe fn multiply<F: Product>(isa: Isa, kernel_rows: usize, args: MicroArgs) {
+pub(super) unsafe fn multiply<F: Product>(isa: Isa, args: MicroArgs) {
     macro_rules! sizes {
         ($(($rows:literal, $panels:literal)),+) => {
-            match (kernel_rows, args.panels) {
+            match (args.rows, args.panels) {
                 $(($rows, $panels) => {
                     let task = Micro::<F, $rows, $panels>(&args, PhantomData);
                     // SAFETY: promised by the caller.
@@ -79,14 +78,14 @@ pub(super) unsafe fn multiply<F: Product>(isa: Isa, kernel_rows: usize, args: Mi
 
 /// How many panels go together with tiles of so many rows. A lone row is over before its weights have come from
 /// memory, which hands out more when more of it is asked for at once.
-pub(super) fn panel_group(isa: Isa, kernel_rows: usize) -> usize {
+pub(super) fn panel_group(isa: Isa, rows: usize) -> usize {
     // Of 32 registers, one row's sums of a panel are four with NEON and one with AVX-512.
     let (alone, few, several) = if cfg!(target_arch = "aarch64") {
         (2, 1, 1)
     } else {
         (8, 4, 2)
     };
-    match kernel_rows {
+    match rows {
         _ if is_scalar(isa) => 1,
         1 => alone,
         2 | 3 => few,
@@ -150,7 +149,7 @@ impl<F: Product, const M: usize, const N: usize> ByteDotTask for Micro<'_, F, M,
     }
 }
 
-/// Adds the bias and writes the rows and outputs that are real.
+/// Adds the bias and writes the outputs that are real.
 ///
 /// # Safety
 /// As [`multiply`].
@@ -168,7 +167,7 @@ unsafe fn write<S: ByteDot, const M: usize, const N: usize>(
             unsafe { S::store(finished.as_mut_ptr(), sum) };
         }
     }
-    for (row, finished) in finished.iter().enumerate().take(args.rows) {
+    for (row, finished) in finished.iter().enumerate() {
         for (output, &sum) in finished.as_flattened()[..args.outputs].iter().enumerate() {
             // SAFETY: promised by the caller.
             unsafe {

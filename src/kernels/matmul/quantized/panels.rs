@@ -214,7 +214,7 @@ impl PanelMatrix {
         target: Target<'_>,
     ) {
         let blocks = self.in_features / F::INPUTS;
-        let widest = tiles.iter().map(|tile| tile.kernel_rows).max().unwrap_or(0);
+        let widest = tiles.iter().map(|tile| tile.rows).max().unwrap_or(0);
         let group = panel_group(isa, widest);
         let mut panel = panels.start;
         while panel < panels.end {
@@ -248,7 +248,7 @@ impl PanelMatrix {
                 };
                 ahead = ahead.wrapping_add(ahead_lines * CACHE_LINE * blocks);
                 // SAFETY: promised by the caller; the panels and the tile lie inside their buffers.
-                unsafe { multiply::<F>(isa, tile.kernel_rows, args) };
+                unsafe { multiply::<F>(isa, args) };
             }
             panel += count;
         }
