@@ -17,12 +17,10 @@ use crate::kernels::amx::{STEP, Sums, TILE_BYTES, TILE_ROWS, TileSteps, Tiles};
 use crate::kernels::isa::Isa;
 use crate::kernels::kv::load_part;
 use crate::kernels::kv::tiles::TILE_WORDS;
-use crate::kernels::simd::{Bf16Dot, Bf16DotTask, LANES, Simd, dispatch_bf16};
+use crate::kernels::simd::{Bf16Dot, Bf16DotTask, CACHE_LINE, LANES, Simd, dispatch_bf16};
 
 /// (row, head) pairs that go through a product together: two tiles.
 const PAIRS: usize = 2 * TILE_ROWS;
-/// Bytes of a cache line.
-const LINE: usize = 64;
 /// `bf16` of a tile of rows.
 const ROW_STEP: usize = TILE_BYTES / 2;
 /// Steps of a partition's keys.
@@ -443,10 +441,10 @@ impl Ahead {
     ) {
         self.pieces.clear();
         self.pieces.extend(pieces);
-        self.piece = piece.next_multiple_of(LINE);
+        self.piece = piece.next_multiple_of(CACHE_LINE);
         self.done = 0;
         let bytes = self.pieces.len() * self.piece;
-        self.share = bytes.div_ceil(turns.max(1)).next_multiple_of(LINE);
+        self.share = bytes.div_ceil(turns.max(1)).next_multiple_of(CACHE_LINE);
     }
 
     /// # Safety
@@ -457,7 +455,7 @@ impl Ahead {
         while self.done < end {
             let start = self.pieces[self.done / self.piece].wrapping_add(self.done % self.piece);
             let stop = end.min((self.done / self.piece + 1) * self.piece);
-            for line in (0..stop - self.done).step_by(LINE) {
+            for line in (0..stop - self.done).step_by(CACHE_LINE) {
                 // SAFETY: promised by the caller; any address may be asked for.
                 unsafe { S::prefetch_far(start.wrapping_add(line)) };
             }

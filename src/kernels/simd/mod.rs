@@ -24,6 +24,8 @@ pub(super) use bytes::{ByteDot, ByteDotTask, dispatch_bytes};
 
 /// Lanes of a vector.
 pub(super) const LANES: usize = 16;
+/// Bytes of a cache line, as [`Simd::prefetch`] brings it.
+pub(super) const CACHE_LINE: usize = 64;
 
 /// The operations of one instruction set.
 ///

@@ -10,10 +10,7 @@ use half::f16;
 
 use super::formats::{Format, HALVES, Q4_0, Q4K, Q5K, Q6K, Q8_0, VECTOR, k6, k45};
 use crate::kernels::isa::Isa;
-use crate::kernels::simd::{ByteDot, ByteDotTask, LANES, dispatch_bytes};
-
-/// Bytes.
-pub(super) const CACHE_LINE: usize = 64;
+use crate::kernels::simd::{ByteDot, ByteDotTask, CACHE_LINE, LANES, dispatch_bytes};
 
 /// What a kernel works on.
 #[derive(Clone, Copy)]

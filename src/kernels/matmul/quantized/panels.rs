@@ -6,11 +6,11 @@ use candle_core::quantized::{GgmlDType, QTensor};
 
 use super::activations::{Activations, Filled, RowTile};
 use super::formats::{Q4_0, Q4K, Q5K, Q6K, Q8_0};
-use super::micro::{CACHE_LINE, MicroArgs, Product, multiply, panel_group};
+use super::micro::{MicroArgs, Product, multiply, panel_group};
 use crate::kernels::aligned::AlignedBuffer;
 use crate::kernels::isa::Isa;
 use crate::kernels::matmul::{Input, Target};
-use crate::kernels::simd::LANES;
+use crate::kernels::simd::{CACHE_LINE, LANES};
 use crate::kernels::{KernelError, ThreadPool};
 
 /// Multiply-adds below which a product is not worth sharing among threads.
@@ -227,12 +227,11 @@ impl PanelMatrix {
                 0 | 1 => 0,
                 tiles => bytes.div_ceil(CACHE_LINE * tiles * blocks),
             };
-            let mut ahead = self.panels[panel * blocks * F::PANEL..]
-                .as_ptr()
-                .wrapping_add(bytes);
+            let start = self.panels[panel * blocks * F::PANEL..].as_ptr();
+            let mut ahead = start.wrapping_add(bytes);
             for tile in tiles {
                 let args = MicroArgs {
-                    panel: self.panels[panel * blocks * F::PANEL..].as_ptr(),
+                    panel: start,
                     panels: count,
                     x: filled.words[tile.start..].as_ptr(),
                     blocks,
