@@ -71,6 +71,17 @@ KINDS: dict[str, dict] = {
         "options": {"ignore": ("array", "Patterns to leave out"), "recursive": ("boolean", "Also below"), "depth": ("integer", "How deep to go")},
     },
 }
+#: What coding agents declare, by kind: the tool's name, then its parameters in the agent's own order.
+AGENTS: list[dict[str, str]] = [
+    {"bash": "bash command timeout workdir description", "edit": "edit filePath oldString newString replaceAll", "glob": "glob pattern path", "grep": "grep pattern path include",
+     "read": "read filePath offset limit", "write": "write content filePath"},
+    {"bash": "Bash command timeout description", "edit": "Edit file_path old_string new_string replace_all", "glob": "Glob pattern path", "grep": "Grep pattern path output_mode",
+     "read": "Read file_path offset limit", "write": "Write file_path content"},
+    {"bash": "run_shell_command command description", "edit": "replace file_path old_string new_string expected_replacements", "glob": "glob pattern path",
+     "grep": "search_file_content pattern path include", "read": "read_file absolute_path offset limit", "write": "write_file content file_path", "list": "list_directory path ignore"},
+    {"bash": "run_terminal_cmd command background", "edit": "edit_file target_file old new", "grep": "grep_search query include", "read": "read_file target_file offset limit",
+     "write": "create_file content path", "list": "list_dir path depth"},
+]
 CODING_KINDS = ["read", "write", "edit", "glob", "grep", "bash", "list"]
 
 ROLE_ABOUT = {
@@ -162,7 +173,7 @@ def known(lit: Literals, kind: str, verbose: list[str] | None = None) -> Tool:
     properties = {params[r]: _property(rng, "string", rng.choice(ROLE_ABOUT[r])) for r in params}
     for name in optional:
         properties[name] = _property(rng, *spec["options"][name])
-    if rng.random() < 0.2:
+    if rng.random() < (0.2 if lit.held_out else 0.35):
         properties = dict(rng.sample(list(properties.items()), len(properties)))
     required = list(params.values())
     if kind == "bash" and "description" in properties and rng.random() < 0.5:
@@ -172,6 +183,33 @@ def known(lit: Literals, kind: str, verbose: list[str] | None = None) -> Tool:
         about += " " + " ".join(verbose)
     name = rng.choice(spec["names"])
     return Tool(kind, name, params, _declare(rng, name, about, properties, required))
+
+
+def agent(lit: Literals, sentences: list[str], length: int) -> list[Tool]:
+    """The tools of a coding agent, each described in up to `length` of the `sentences`."""
+    rng, found = lit.rng, []
+    for kind, declared in rng.choice(AGENTS).items():
+        name, *order = declared.split()
+        spec, params, properties = KINDS[kind], {}, {}
+        roles = list(spec["roles"])
+        if rng.random() < 0.3:
+            rng.shuffle(order)
+        for parameter in order:
+            role = next((r for r in roles if parameter in spec["roles"][r]), None)
+            # `edit_file` and its like name a path as no other tool does.
+            role = role or ("path" if parameter == "target_file" and "path" in roles else None)
+            if role:
+                params[role] = parameter
+            about = spec["options"].get(parameter, ("string", f"The {parameter}"))
+            properties[parameter] = _property(rng, "string", rng.choice(ROLE_ABOUT[role])) if role else _property(rng, *about)
+        about = [f"\n- {rng.choice(sentences)}" for _ in range(rng.randint(1, length))]
+        description = rng.choice(spec["about"]) + "".join(about)
+        found.append(Tool(kind, name, params, _declare(rng, name, description, properties, list(params.values()))))
+    found += [other(lit) for _ in range(rng.randint(0, 3))]
+    found = list({tool.name: tool for tool in found}.values())
+    if rng.random() < 0.5:
+        rng.shuffle(found)
+    return found
 
 
 def _identifier(lit: Literals, words: list[str]) -> str:

@@ -27,7 +27,7 @@ from literals import Literals
 from model import Cache, Model, Shape
 from optimizer import Muon
 from samples import Batch, Source, long_start
-from tools import KINDS, Tool, toolset
+from tools import KINDS, Tool, agent, toolset
 
 #: Tokens in a step.
 TOKENS = 4096
@@ -164,7 +164,10 @@ class Trainer:
         tools: list[Tool] | None = None
         if rng.random() < 0.5:
             kinds = rng.sample([*KINDS, "invented", "invented"], rng.randint(2, 6))
-            tools = toolset(Literals(rng), kinds, rng.randint(0, 6), self.source.sentences, length=tokens // 250)
+            if rng.random() < 0.5:
+                tools = agent(Literals(rng), self.source.sentences, length=tokens // 300)
+            else:
+                tools = toolset(Literals(rng), kinds, rng.randint(0, 6), self.source.sentences, length=tokens // 250)
         ids = long_start(rng, self.tokenizer, self.documents, tokens, tools)
         return Past(tokens, tools, self.model.remember(ids), PAST_USES) if ids else self.long_text(rng)
 

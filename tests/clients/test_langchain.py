@@ -52,7 +52,7 @@ class Chat(LangChain):
     def test_streamed_chunks_add_up_to_the_whole_answer(self):
         whole = self.model().invoke("What color is grass?")
         chunks = list(self.model(stream_usage=True).stream("What color is grass?"))
-        self.assertGreater(len(chunks), 3)
+        self.assertGreater(len(chunks), 1)
         total = chunks[0]
         for chunk in chunks[1:]:
             total += chunk

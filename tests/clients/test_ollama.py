@@ -54,7 +54,7 @@ class Api(Ollama):
     def test_streamed_chat_adds_up_to_the_whole_one(self):
         whole = self.chat("What color is grass?")
         parts = list(self.chat("What color is grass?", stream=True))
-        self.assertGreater(len(parts), 3)
+        self.assertGreater(len(parts), 1)
         self.assertEqual("".join(part.message.content or "" for part in parts), whole.message.content)
         self.assertEqual([part.done for part in parts], [False] * (len(parts) - 1) + [True])
         self.assertEqual((parts[-1].done_reason, parts[-1].eval_count), ("stop", whole.eval_count))
