@@ -188,11 +188,13 @@ def known(lit: Literals, kind: str, verbose: list[str] | None = None) -> Tool:
 def agent(lit: Literals, sentences: list[str], length: int) -> list[Tool]:
     """The tools of a coding agent, each described in up to `length` of the `sentences`."""
     rng, found = lit.rng, []
-    for kind, declared in rng.choice(AGENTS).items():
+    # The first one's are the hardest: long, alike, and the content before the path.
+    first = rng.random() < 0.5
+    for kind, declared in (AGENTS[0] if first else rng.choice(AGENTS)).items():
         name, *order = declared.split()
         spec, params, properties = KINDS[kind], {}, {}
         roles = list(spec["roles"])
-        if rng.random() < 0.3:
+        if rng.random() < 0.2:
             rng.shuffle(order)
         for parameter in order:
             role = next((r for r in roles if parameter in spec["roles"][r]), None)
@@ -204,12 +206,24 @@ def agent(lit: Literals, sentences: list[str], length: int) -> list[Tool]:
             properties[parameter] = _property(rng, "string", rng.choice(ROLE_ABOUT[role])) if role else _property(rng, *about)
         about = [f"\n- {rng.choice(sentences)}" for _ in range(rng.randint(1, length))]
         description = rng.choice(spec["about"]) + "".join(about)
-        found.append(Tool(kind, name, params, _declare(rng, name, description, properties, list(params.values()))))
-    found += [other(lit) for _ in range(rng.randint(0, 3))]
+        schema = _declare(rng, name, description, properties, [p for p in order if p in params.values()])
+        if first and rng.random() < 0.7:
+            schema["function"]["parameters"] = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema["function"]["parameters"]}
+        found.append(Tool(kind, name, params, schema))
+    found[-1:-1] = [other(lit) for _ in range(rng.randint(0, 4))]
+    if first and rng.random() < 0.6:
+        found[-1:-1] = [_todos(rng, sentences)]
     found = list({tool.name: tool for tool in found}.values())
-    if rng.random() < 0.5:
+    if rng.random() < 0.35:
         rng.shuffle(found)
     return found
+
+
+def _todos(rng: random.Random, sentences: list[str]) -> Tool:
+    """A list of tasks, whose items have a `content`, too."""
+    item = {"type": "object", "properties": {name: {"type": "string", "description": rng.choice(sentences)} for name in ("content", "status", "priority")}, "required": ["content", "status", "priority"]}
+    properties = {"todos": {"type": "array", "items": item, "description": "The list of tasks"}}
+    return Tool("other", "todowrite", {"todos": "todos"}, _declare(rng, "todowrite", rng.choice(sentences), properties, ["todos"]))
 
 
 def _identifier(lit: Literals, words: list[str]) -> str:

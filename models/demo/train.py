@@ -164,7 +164,7 @@ class Trainer:
         tools: list[Tool] | None = None
         if rng.random() < 0.5:
             kinds = rng.sample([*KINDS, "invented", "invented"], rng.randint(2, 6))
-            if rng.random() < 0.5:
+            if rng.random() < 0.6:
                 tools = agent(Literals(rng), self.source.sentences, length=tokens // 300)
             else:
                 tools = toolset(Literals(rng), kinds, rng.randint(0, 6), self.source.sentences, length=tokens // 250)
