@@ -146,6 +146,11 @@ impl<F: Product, const M: usize, const N: usize> ByteDotTask for Micro<'_, F, M,
     }
 }
 
+/// Aligned, and so is the whole stack frame with what does not fit into registers. Otherwise every vector that waits
+/// there crosses a cache line, and in some processes a page: such kernels were up to a quarter slower.
+#[repr(align(64))]
+struct Finished<const M: usize, const N: usize>(Sums<[f32; LANES], M, N>);
+
 /// Adds the bias and writes the outputs that are real.
 ///
 /// # Safety
@@ -157,14 +162,14 @@ unsafe fn write<S: ByteDot, const M: usize, const N: usize>(
 ) {
     // All sums leave their registers by constant places: were they picked by row below, the compiler would
     // keep them in memory all along.
-    let mut finished = [[[0.0f32; LANES]; N]; M];
-    for (finished, sums) in finished.iter_mut().zip(sums) {
+    let mut finished = Finished([[[0.0f32; LANES]; N]; M]);
+    for (finished, sums) in finished.0.iter_mut().zip(sums) {
         for (finished, &sum) in finished.iter_mut().zip(sums) {
             // SAFETY: there are sixteen.
             unsafe { S::store(finished.as_mut_ptr(), sum) };
         }
     }
-    for (row, finished) in finished.iter().enumerate() {
+    for (row, finished) in finished.0.iter().enumerate() {
         for (output, &sum) in finished.as_flattened()[..args.outputs].iter().enumerate() {
             // SAFETY: promised by the caller.
             unsafe {
