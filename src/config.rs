@@ -218,7 +218,7 @@ pub struct Config {
 
     /// How many times longer a token of a running request may take while prompts are computed beside it.
     ///
-    /// The chunks of prompts are cut to fit, to no less than 32 tokens.
+    /// The chunks of prompts are cut to fit, to no less than 16 tokens.
     #[arg(long, default_value = "2", value_name = "FACTOR", help_heading = "Scheduling", value_parser = parse_factor)]
     pub prefill_slowdown: f64,
 

@@ -39,7 +39,7 @@ impl Default for SchedulerOptions {
     fn default() -> Self {
         Self {
             max_batch_tokens: 512,
-            min_prefill_tokens: 32,
+            min_prefill_tokens: 16,
             max_running: 256,
             max_waiting: 512,
             prefill_slowdown: 2.0,
