@@ -202,10 +202,11 @@ def agent(lit: Literals, sentences: list[str], length: int) -> list[Tool]:
             role = role or ("path" if parameter == "target_file" and "path" in roles else None)
             if role:
                 params[role] = parameter
-            about = spec["options"].get(parameter, ("string", f"The {parameter}"))
-            properties[parameter] = _property(rng, "string", rng.choice(ROLE_ABOUT[role])) if role else _property(rng, *about)
-        about = [f"\n- {rng.choice(sentences)}" for _ in range(rng.randint(1, length))]
-        description = rng.choice(spec["about"]) + "".join(about)
+                properties[parameter] = _property(rng, "string", rng.choice(ROLE_ABOUT[role]))
+            else:
+                properties[parameter] = _property(rng, *spec["options"][parameter])
+        lines = [f"\n- {rng.choice(sentences)}" for _ in range(rng.randint(1, length))]
+        description = rng.choice(spec["about"]) + "".join(lines)
         schema = _declare(rng, name, description, properties, [p for p in order if p in params.values()])
         if first and rng.random() < 0.7:
             schema["function"]["parameters"] = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema["function"]["parameters"]}

@@ -163,10 +163,10 @@ class Trainer:
         tokens = rng.choices(*zip(*PASTS))[0]
         tools: list[Tool] | None = None
         if rng.random() < 0.5:
-            kinds = rng.sample([*KINDS, "invented", "invented"], rng.randint(2, 6))
             if rng.random() < 0.6:
                 tools = agent(Literals(rng), self.source.sentences, length=tokens // 300)
             else:
+                kinds = rng.sample([*KINDS, "invented", "invented"], rng.randint(2, 6))
                 tools = toolset(Literals(rng), kinds, rng.randint(0, 6), self.source.sentences, length=tokens // 250)
         ids = long_start(rng, self.tokenizer, self.documents, tokens, tools)
         return Past(tokens, tools, self.model.remember(ids), PAST_USES) if ids else self.long_text(rng)
