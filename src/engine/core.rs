@@ -253,14 +253,18 @@ impl Engine {
                 self.fail(sequence, reason, &mut output);
             }
         }
+        let mut forward = Duration::ZERO;
         if !self.members.is_empty() {
+            let before = Instant::now();
             self.forward(&mut output);
+            forward = before.elapsed();
             self.sample(&mut output, &mut observe);
         }
         output.statistics = StepStatistics {
             sequences: self.members.len(),
             tokens: self.batch.rows(),
             duration: started.elapsed(),
+            forward,
             waited: Duration::ZERO,
         };
         output

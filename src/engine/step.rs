@@ -117,6 +117,8 @@ pub struct StepStatistics {
     /// Token rows computed (decode rows and prefill tokens).
     pub tokens: usize,
     pub duration: Duration,
+    /// The part of `duration` that the forward pass took; most of the rest is sampling.
+    pub forward: Duration,
     /// How long the engine had nothing to do before this plan came.
     pub waited: Duration,
 }

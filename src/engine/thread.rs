@@ -94,6 +94,15 @@ fn serve(mut engine: Engine, queue: &Receiver<StepPlan>, stop: &AtomicBool, sink
             let waited = idle_since.elapsed();
             let mut output = engine.step(plan);
             output.statistics.waited = waited;
+            tracing::trace!(
+                step = output.number,
+                sequences = output.statistics.sequences,
+                tokens = output.statistics.tokens,
+                waited = ?output.statistics.waited,
+                forward = ?output.statistics.forward,
+                duration = ?output.statistics.duration,
+                "step"
+            );
             idle_since = Instant::now();
             sink(Ok(output));
         }

@@ -5,7 +5,9 @@
 //! Two costs tell how many tokens that is: what a step of decode rows takes by itself, and what each
 //! prompt token adds to it. Neither rests on a single measurement. Where more requests wait for a first
 //! token than streams for a next one, prompts get more time by the same ratio, up to the target time of a
-//! step. The budget decides only how much is computed at once: results do not depend on it.
+//! step. And a crowd whose prompts a few long steps clear gets those: whoever begins together shares all
+//! steps from then on, and each step costs nearly the same for few rows as for many. The budget decides only
+//! how much is computed at once: results do not depend on it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,12 +19,21 @@ const NEWEST: f64 = 0.3;
 /// requests for their turn.
 const PATIENCE: u32 = 5;
 
-/// Steps with decode rows between two that may take the whole target time to clear all prompts: rare
-/// enough to stay out of the 95th percentile of the time between tokens.
-const STEPS_BETWEEN_LONG: u32 = 32;
+/// Steps with decode rows for each that may take longer than usual: rare enough to stay out of the 95th
+/// percentile of the time between tokens.
+const STEPS_FOR_A_LONG: u32 = 32;
+
+/// Long steps that may be saved up.
+const LONG_STEPS: u32 = 4;
+
+/// Streams for each of several waiting requests, at most, that stand back for these.
+const STREAMS_OF_A_CROWD: usize = 3;
 
 /// Measurements of which a median is taken.
 const MEDIAN_OF: usize = 9;
+
+/// Steps of nothing but decode rows that are remembered.
+const DECODE_STEPS: usize = 64;
 
 /// Fewer prompt tokens than these teach nothing of what one costs.
 const TELLING: usize = 8;
@@ -43,46 +54,29 @@ pub struct PendingPrompts {
     pub requests: usize,
 }
 
-/// The median of the latest few values.
-#[derive(Debug, Default)]
-struct RecentMedian(VecDeque<f64>);
-
-impl RecentMedian {
-    fn push(&mut self, value: f64) {
-        if self.0.len() == MEDIAN_OF {
-            self.0.pop_front();
-        }
-        self.0.push_back(value);
-    }
-
-    fn get(&self) -> Option<f64> {
-        let mut values: Vec<f64> = self.0.iter().copied().collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
-    }
-}
-
-/// Seconds that a step of nothing but decode rows takes, by the number of rows.
+/// Seconds that steps of nothing but decode rows took lately.
 #[derive(Debug, Default)]
 struct DecodeCosts {
-    /// At index `i`, for `2^i` to `2^(i+1) - 1` rows.
-    medians: Vec<RecentMedian>,
+    /// The latest [`DECODE_STEPS`], rows and seconds, the newest first.
+    steps: VecDeque<(usize, f64)>,
 }
 
 impl DecodeCosts {
     fn observe(&mut self, rows: usize, seconds: f64) {
-        let index = rows.ilog2() as usize;
-        if self.medians.len() <= index {
-            self.medians.resize_with(index + 1, RecentMedian::default);
-        }
-        self.medians[index].push(seconds);
+        self.steps.truncate(DECODE_STEPS - 1);
+        self.steps.push_front((rows, seconds));
     }
 
-    /// For a number of rows that was not seen yet, the cost of fewer; only if there is none, of more.
+    /// The median of the steps that had the most similar number of rows, of such the newest.
     fn estimate(&self, rows: usize) -> Option<f64> {
-        let index = rows.max(1).ilog2() as usize + 1;
-        let (fewer, more) = self.medians.split_at(index.min(self.medians.len()));
-        fewer.iter().rev().chain(more).find_map(RecentMedian::get)
+        let mut steps: Vec<_> = self.steps.iter().copied().collect();
+        steps.sort_by_key(|step| step.0.abs_diff(rows));
+        steps.truncate(MEDIAN_OF);
+        // Not of others: one step of as many rows tells more than many of half as many.
+        let farthest = steps.first().map_or(0, |step| step.0.abs_diff(rows)) + rows / 8;
+        steps.retain(|step| step.0.abs_diff(rows) <= farthest);
+        steps.sort_by(|a, b| a.1.total_cmp(&b.1));
+        steps.get(steps.len() / 2).map(|step| step.1)
     }
 }
 
@@ -119,14 +113,15 @@ pub struct TokenBudget {
     alone: TokenCost,
     /// What a prompt token adds to a step of decode rows; at first the same.
     beside: TokenCost,
-    /// Steps with decode rows since one was let to take the whole target time.
-    since_long: u32,
+    /// Steps with decode rows that no long step was had for.
+    saved: u32,
 }
 
 impl TokenBudget {
     /// A budget for steps of at most `limit` tokens, and of at least `floor` prompt tokens. A step with
     /// decode rows should take at most `slowdown` times as long as without prompt tokens; or up to
-    /// `target` once in a while, and as long as nothing is known of decode steps.
+    /// `target` once in a while, and as long as nothing is known of decode steps; or a few times `target`
+    /// for a crowd.
     pub fn new(limit: usize, floor: usize, target: Duration, slowdown: f64) -> Self {
         Self {
             limit,
@@ -136,7 +131,7 @@ impl TokenBudget {
             decode: DecodeCosts::default(),
             alone: TokenCost::default(),
             beside: TokenCost::default(),
-            since_long: STEPS_BETWEEN_LONG,
+            saved: LONG_STEPS * STEPS_FOR_A_LONG,
         }
     }
 
@@ -177,11 +172,19 @@ impl TokenBudget {
         let usual = self
             .usual_tokens(decode_rows, pending.requests)
             .clamp(self.floor, most);
-        if self.since_long >= STEPS_BETWEEN_LONG {
-            let long = self.tokens_beside(decode_rows, self.target.as_secs_f64());
-            let long = long.clamp(usual, most);
-            if pending.tokens <= long {
-                return long;
+        let long_steps = (self.saved / STEPS_FOR_A_LONG) as usize;
+        if long_steps > 0 {
+            let long = |target: Duration| {
+                let tokens = self.tokens_beside(decode_rows, target.as_secs_f64());
+                tokens.clamp(usual, most)
+            };
+            let (once, crowded) = (long(self.target), long(self.target * PATIENCE));
+            if pending.tokens <= once {
+                return once;
+            }
+            let is_crowd = pending.requests * STREAMS_OF_A_CROWD >= decode_rows;
+            if is_crowd && pending.requests > 1 && pending.tokens <= crowded * long_steps {
+                return crowded;
             }
         }
         usual
@@ -193,9 +196,9 @@ impl TokenBudget {
             return;
         }
         if prefill_tokens > self.usual_tokens(decode_rows, waiting).max(self.floor) {
-            self.since_long = 0;
+            self.saved = self.saved.saturating_sub(STEPS_FOR_A_LONG);
         } else {
-            self.since_long = self.since_long.saturating_add(1);
+            self.saved = (self.saved + 1).min(LONG_STEPS * STEPS_FOR_A_LONG);
         }
     }
 
@@ -325,6 +328,28 @@ mod tests {
     }
 
     #[test]
+    fn a_crowd_that_a_few_long_steps_clear_gets_them() {
+        let mut budget = TokenBudget::new(512, 32, Duration::from_millis(100), 2.0);
+        budget.observe(step(0, 100, 100.0));
+        budget.observe(step(12, 0, 40.0));
+        let tokens = |budget: &TokenBudget, tokens, requests| {
+            budget.prefill_tokens(12, PendingPrompts { tokens, requests })
+        };
+        // 500 ms less those of the decode rows, four times.
+        assert_eq!(tokens(&budget, 1840, 4), 460);
+        assert_eq!(tokens(&budget, 1841, 4), 40, "they would not clear it");
+        assert_eq!(tokens(&budget, 1840, 3), 40, "too few for so many streams");
+        assert_eq!(tokens(&budget, 1840, 1), 40, "one is no crowd");
+        for left in [1380, 920, 460] {
+            budget.planned(12, 460, 4);
+            assert_eq!(tokens(&budget, left, 4), 460);
+            assert_eq!(tokens(&budget, left + 1, 4), 40, "long steps are used up");
+        }
+        budget.planned(12, 460, 4);
+        assert_eq!(tokens(&budget, 30, 4), 40);
+    }
+
+    #[test]
     fn prefill_goes_on_by_a_block_where_every_token_is_dear() {
         let mut budget = budget();
         budget.observe(step(0, 100, 10_000.0));
@@ -355,17 +380,26 @@ mod tests {
     }
 
     #[test]
-    fn costs_are_kept_for_each_number_of_rows() {
+    fn a_step_costs_what_those_with_about_as_many_rows_did_lately() {
         let mut costs = DecodeCosts::default();
         assert_eq!(costs.estimate(9), None);
         costs.observe(20, 0.06);
-        assert_eq!(costs.estimate(1), Some(0.06), "of more, for want of better");
         costs.observe(1, 0.03);
         costs.observe(9, 0.04);
         assert_eq!(
-            [1, 3, 15, 16, 31, 1000].map(|rows| costs.estimate(rows)),
+            [1, 3, 12, 16, 31, 1000].map(|rows| costs.estimate(rows)),
             [0.03, 0.03, 0.04, 0.06, 0.06, 0.06].map(Some)
         );
+        for _ in 0..MEDIAN_OF {
+            costs.observe(16, 0.05);
+        }
+        assert_eq!(costs.estimate(15), Some(0.05), "one row more or less");
+        assert_eq!(costs.estimate(20), Some(0.06));
+        for _ in 0..DECODE_STEPS {
+            costs.observe(2, 0.01);
+        }
+        assert_eq!(costs.estimate(20), Some(0.01), "the others were long ago");
+        assert_eq!(costs.steps.len(), DECODE_STEPS);
     }
 
     #[test]
@@ -379,8 +413,11 @@ mod tests {
             40,
             "that would not clear them"
         );
-        budget.planned(15, 100, 1);
-        for _ in 0..STEPS_BETWEEN_LONG {
+        for _ in 0..LONG_STEPS {
+            assert_eq!(budget.prefill_tokens(15, one(100)), 160);
+            budget.planned(15, 100, 1);
+        }
+        for _ in 0..STEPS_FOR_A_LONG {
             assert_eq!(budget.prefill_tokens(15, one(100)), 40);
             budget.planned(15, 40, 1);
         }

@@ -140,36 +140,21 @@ impl TileBlocks {
         }
     }
 
-    /// Copies the first `tokens` positions of a block.
+    /// Copies the first `tokens` positions of a block, and whatever else is in their tiles: nobody sees it
+    /// before it is written.
     pub(super) fn copy(&mut self, layout: &KvLayout, from: KvSlot, to: KvSlot, tokens: usize) {
         let order = self.order;
+        let key_words = tokens.div_ceil(LANES) * order.key_words();
+        let value_words = tokens.div_ceil(TILE_STEP) * order.value_words();
         for head in 0..layout.kv_heads {
-            if tokens == layout.block_size {
-                let start = order.keys_of(from, head);
-                self.keys
-                    .copy_within(start..start + order.key_head(), order.keys_of(to, head));
-                let start = order.values_of(from, head);
-                self.values
-                    .copy_within(start..start + order.value_head(), order.values_of(to, head));
-                continue;
-            }
-            for slot in 0..tokens as u32 {
-                let (from, to) = (KvSlot { slot, ..from }, KvSlot { slot, ..to });
-                for dimension in 0..layout.head_dim {
-                    let place = |at| order.key(at, head, dimension);
-                    copy_half(&mut self.keys, place(from), place(to));
-                    let place = |at| order.value(at, head, dimension);
-                    copy_half(&mut self.values, place(from), place(to));
-                }
-            }
+            let start = order.keys_of(from, head);
+            self.keys
+                .copy_within(start..start + key_words, order.keys_of(to, head));
+            let start = order.values_of(from, head);
+            self.values
+                .copy_within(start..start + value_words, order.values_of(to, head));
         }
     }
-}
-
-/// Copies one half of a word to the same half of another.
-fn copy_half(words: &mut [u32], from: (usize, bool), to: (usize, bool)) {
-    let mask = if from.1 { 0xffff_0000 } else { 0xffff };
-    words[to.0] = words[to.0] & !mask | words[from.0] & mask;
 }
 
 /// Where rows are written, by several threads.
