@@ -296,7 +296,8 @@ impl KvLayer {
         &self.storage
     }
 
-    /// Copies the keys and values of the first `tokens` positions of block `from` into block `to`.
+    /// Copies the keys and values of the first `tokens` positions of block `from` into block `to`. What is behind
+    /// them in `to` may change, too: nobody sees a position before it is written.
     ///
     /// # Panics
     /// When a block or `tokens` is out of range.

@@ -73,7 +73,8 @@ impl DecodeCosts {
         steps.sort_by_key(|step| step.0.abs_diff(rows));
         steps.truncate(MEDIAN_OF);
         // Not of others: one step of as many rows tells more than many of half as many.
-        let farthest = steps.first().map_or(0, |step| step.0.abs_diff(rows)) + rows / 8;
+        let nearest = steps.first()?.0;
+        let farthest = nearest.abs_diff(rows) + nearest / 8;
         steps.retain(|step| step.0.abs_diff(rows) <= farthest);
         steps.sort_by(|a, b| a.1.total_cmp(&b.1));
         steps.get(steps.len() / 2).map(|step| step.1)

@@ -249,6 +249,12 @@ impl ByteDot for Avx512 {
         // SAFETY: see above.
         unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(v), _mm512_set1_epi8(0x0f)) }
     }
+    const HIGH_NIBBLES: f32 = 16.0;
+    #[inline(always)]
+    unsafe fn scaled_high_nibbles(v: __m512i) -> __m512i {
+        // SAFETY: see above. The product takes any unsigned byte.
+        unsafe { _mm512_and_si512(v, _mm512_set1_epi8(0xf0u8 as i8)) }
+    }
     #[inline(always)]
     unsafe fn two_bits_up(v: __m512i, n: u32) -> __m512i {
         // SAFETY: see above. Bits that come from the neighbouring byte are masked away.
@@ -293,8 +299,19 @@ impl ByteDot for Avx512 {
     }
     #[inline(always)]
     unsafe fn dot_words(acc: __m512i, w: __m512i, x: u32) -> __m512i {
-        // SAFETY: see above.
-        unsafe { _mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(x as i32)) }
+        // The compiler would make a product and an addition of the intrinsic.
+        let mut acc = acc;
+        // SAFETY: the instruction reads and writes registers only, and the machine has it: see above.
+        unsafe {
+            std::arch::asm!(
+                "vpdpwssd {acc}, {w}, {x}",
+                acc = inout(zmm_reg) acc,
+                w = in(zmm_reg) w,
+                x = in(zmm_reg) _mm512_set1_epi32(x as i32),
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        acc
     }
     #[inline(always)]
     unsafe fn to_f32(v: __m512i) -> __m512 {

@@ -21,6 +21,14 @@ pub(in crate::kernels) trait ByteDot: Simd {
     unsafe fn low_nibbles(v: Self::Bytes) -> Self::Bytes;
     /// The upper four bits of each byte.
     unsafe fn high_nibbles(v: Self::Bytes) -> Self::Bytes;
+    /// What the bytes of [`Self::scaled_high_nibbles`] are multiples of: 1 or 16.
+    const HIGH_NIBBLES: f32 = 1.0;
+    /// The upper four bits of each byte, as they are cheapest to have.
+    #[inline(always)]
+    unsafe fn scaled_high_nibbles(v: Self::Bytes) -> Self::Bytes {
+        // SAFETY: promised by the caller.
+        unsafe { Self::high_nibbles(v) }
+    }
     /// Bits `n` and `n + 1` of each byte as bits 4 and 5.
     unsafe fn two_bits_up(v: Self::Bytes, n: u32) -> Self::Bytes;
     /// Bit `n` of each byte as bit 4.

@@ -36,15 +36,14 @@ const TILE_BLOCK_SIZE: usize = 32;
 /// Room for everything at once.
 const ROOMY: usize = 3000;
 
-/// Blocks with room for a handful of sequences.
-fn tiny(block_size: usize) -> usize {
-    match block_size {
-        TILE_BLOCK_SIZE => 8,
-        _ => 24,
-    }
+/// Blocks with room for the longest request and hardly more.
+fn tiny(block_size: usize, solos: &[Solo]) -> usize {
+    let tokens = |solo: &Solo| solo.prompt.len() + solo.max_new_tokens;
+    let longest = solos.iter().map(tokens).max().unwrap_or(0);
+    longest.div_ceil(block_size) + 1
 }
 
-/// Tokens of a prompt at most, so that each fits into the tiny pool.
+/// Tokens of a prompt at most.
 const LONGEST: usize = 120;
 
 /// What is asked, and what came of it alone.
@@ -348,7 +347,7 @@ fn solos(
     }
     let longest = match attention {
         AttentionKind::Fused => 60,
-        AttentionKind::Portable => 20,
+        AttentionKind::Portable => 35,
     };
     let solo = |(index, prompt): (usize, Vec<TokenId>)| Solo {
         prompt: prompt.into(),
@@ -375,7 +374,7 @@ fn check(engine: &mut Engine, solos: &mut [Solo], format: Option<&PromptFormat>)
     for solo in solos.iter_mut() {
         run_alone(engine, solo);
     }
-    let blocks = tiny(engine.info().block_size);
+    let blocks = tiny(engine.info().block_size, solos);
     let tiny = run_together(engine, solos, blocks, 1, format, &mut random);
     assert!(tiny.preemptions > 0, "the pool was meant to be too small");
     let roomy = run_together(engine, solos, ROOMY, 2, format, &mut random);

@@ -10,7 +10,7 @@
 //! | 1 word: the scale, as `f32` | |
 
 use super::formats::Activation;
-use super::micro::is_scalar;
+use super::micro::most_rows;
 use crate::kernels::isa::Isa;
 use crate::kernels::matmul::Input;
 use crate::kernels::simd::{ByteDot, ByteDotTask, LANES, dispatch_bytes};
@@ -18,8 +18,6 @@ use crate::kernels::{KernelError, SharedMut, ThreadPool};
 
 /// Inputs below which rows are quantized by the calling thread alone.
 const SMALL: usize = 32 * 1024;
-/// Rows of a tile, at most: there are kernels for each number up to this. The scalar twin takes one row at a time.
-const MAX_ROWS: usize = 6;
 
 impl Activation {
     /// Inputs that share a scale.
@@ -86,8 +84,7 @@ impl Activations {
             Activation::Plain => &mut self.plain_blocks,
         };
         // Tiles as equal as possible.
-        let most = if is_scalar(isa) { 1 } else { MAX_ROWS };
-        let count = rows.div_ceil(most);
+        let count = rows.div_ceil(most_rows(isa));
         self.tiles.clear();
         let (mut first_row, mut start) = (0, 0);
         for index in 0..count {

@@ -1,5 +1,6 @@
-//! The innermost loops: a tile of rows against some panels, all sums in registers. Panels share the
-//! broadcasts of the activations, of which the machine loads fewer than it could multiply.
+//! The innermost loops: a tile of rows against some panels, all sums in registers. With few rows panels share
+//! the broadcasts of the activations, of which the machine loads fewer than it could multiply; with many, rows
+//! share what it takes to unpack the weights.
 //!
 //! Every output is computed by the same operations in the same order whatever the number of rows.
 
@@ -60,6 +61,12 @@ pub(super) unsafe fn multiply<F: Product>(isa: Isa, args: MicroArgs) {
         (4, 1),
         (5, 1),
         (6, 1),
+        (7, 1),
+        (8, 1),
+        (9, 1),
+        (10, 1),
+        (11, 1),
+        (12, 1),
         (1, 2),
         (2, 2),
         (3, 2),
@@ -86,7 +93,17 @@ pub(super) fn panel_group(isa: Isa, rows: usize) -> usize {
         _ if is_scalar(isa) => 1,
         1 => alone,
         2 | 3 => few,
-        _ => several,
+        4..=6 => several,
+        _ => 1,
+    }
+}
+
+/// The most rows that there are kernels for. Many rows share what it takes to unpack weights.
+pub(super) fn most_rows(isa: Isa) -> usize {
+    match isa {
+        _ if is_scalar(isa) => 1,
+        _ if cfg!(target_arch = "aarch64") => 6,
+        _ => 11,
     }
 }
 
@@ -278,8 +295,8 @@ const PAIR_SUMS: usize = 64;
 const SIXTEEN_SUMS: usize = 68;
 const SUPER_SCALE: usize = 84;
 
-/// The quants of four inputs of sixteen outputs, from their lower bits on: a panel block and where in it
-/// the part begins.
+/// The quants of four inputs of sixteen outputs, or a multiple of them, from their lower bits on: a panel block and
+/// where in it the part begins.
 ///
 /// # Safety
 /// As [`Product::add`].
@@ -289,6 +306,9 @@ trait Quants {
         chunk: usize,
         i: usize,
     ) -> S::Bytes;
+
+    /// The scales of a part, for sums of quants as they are loaded.
+    unsafe fn scales<S: ByteDot, const UPPER: bool>(scales: *const u8) -> S::F;
 }
 
 impl Quants for Q4K {
@@ -302,9 +322,22 @@ impl Quants for Q4K {
         unsafe {
             let both = S::load_bytes(panel.add(k45::NIBBLES + (8 * chunk + i) * VECTOR));
             if UPPER {
-                S::high_nibbles(both)
+                S::scaled_high_nibbles(both)
             } else {
                 S::low_nibbles(both)
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: ByteDot, const UPPER: bool>(scales: *const u8) -> S::F {
+        // SAFETY: promised by the caller. The sums are so many times the right ones, exactly.
+        unsafe {
+            let scales = S::load_u8(scales);
+            if UPPER && S::HIGH_NIBBLES != 1.0 {
+                S::mul(scales, S::splat(1.0 / S::HIGH_NIBBLES))
+            } else {
+                scales
             }
         }
     }
@@ -319,11 +352,22 @@ impl Quants for Q5K {
     ) -> S::Bytes {
         // SAFETY: promised by the caller.
         unsafe {
-            let nibbles = Q4K::load::<S, UPPER>(panel, chunk, i);
+            let both = S::load_bytes(panel.add(k45::NIBBLES + (8 * chunk + i) * VECTOR));
+            let nibbles = if UPPER {
+                S::high_nibbles(both)
+            } else {
+                S::low_nibbles(both)
+            };
             let bits = S::load_bytes(panel.add(k45::FIFTH + i * VECTOR));
             let bit = 2 * chunk as u32 + u32::from(UPPER);
             S::or(nibbles, S::one_bit_up(bits, bit))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: ByteDot, const UPPER: bool>(scales: *const u8) -> S::F {
+        // SAFETY: promised by the caller.
+        unsafe { S::load_u8(scales) }
     }
 }
 
@@ -346,7 +390,7 @@ unsafe fn add_part<F: Quants, S: ByteDot, const M: usize, const N: usize, const 
             let weights = each!(panels, |panel| F::load::<S, UPPER>(panel, chunk, i));
             add_four::<S, M, N>(weights, x.add((8 * part + i) * M), &mut parts);
         }
-        let scales = each!(panels, |panel| S::load_u8(
+        let scales = each!(panels, |panel| F::scales::<S, UPPER>(
             panel.add(k45::SCALES + part * LANES)
         ));
         scale_parts::<S, M, N>(&parts, scales, scaled);
@@ -384,27 +428,19 @@ unsafe fn add_k45<F: Quants, S: ByteDot, const M: usize, const N: usize>(
             }
         }
         let d = each!(panels, |panel| S::load_f16(panel.add(k45::D).cast::<f16>()));
-        let d_min = each!(panels, |panel| S::load_f16(
-            panel.add(k45::D_MIN).cast::<f16>()
+        let minus_d_min = each!(panels, |panel| S::sub(
+            S::splat(0.0),
+            S::load_f16(panel.add(k45::D_MIN).cast::<f16>())
         ));
         for (m, sums) in sums.iter_mut().enumerate() {
             let scale = row_scale::<S>(x.add(SUPER_SCALE * M + m));
             for (n, sum) in sums.iter_mut().enumerate() {
-                let product = k45_product::<S>(d[n], d_min[n], scaled[m][n], minima[m][n]);
+                let minimum = S::mul(minus_d_min[n], S::to_f32(minima[m][n]));
+                let product = S::fma(d[n], scaled[m][n], minimum);
                 *sum = S::fma(product, scale, *sum);
             }
         }
     }
-}
-
-/// `d·scaled − dmin·minimum`.
-///
-/// # Safety
-/// As [`ByteDot`].
-#[inline(always)]
-unsafe fn k45_product<S: ByteDot>(d: S::F, d_min: S::F, scaled: S::F, minimum: S::I) -> S::F {
-    // SAFETY: promised by the caller.
-    unsafe { S::sub(S::mul(d, scaled), S::mul(d_min, S::to_f32(minimum))) }
 }
 
 macro_rules! k45_products {

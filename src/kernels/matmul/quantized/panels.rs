@@ -224,7 +224,7 @@ impl PanelMatrix {
             // While a group's panels go from tile to tile out of the caches, the next are fetched from memory, a share
             // with each tile. A single tile is over too soon.
             let ahead_lines = match tiles.len() {
-                0 | 1 => 0,
+                0 | 1 if widest <= 6 => 0,
                 tiles => bytes.div_ceil(CACHE_LINE * tiles * blocks),
             };
             let start = self.panels[panel * blocks * F::PANEL..].as_ptr();
