@@ -173,8 +173,9 @@ impl Client {
             // Compression would gather what should be seen piece by piece.
             .accept_encoding("")
             .max_redirects(0)
-            .max_idle_connections(1024)
-            .max_idle_connections_per_host(1024);
+            // Each request has a connection of its own: some servers close theirs after a stream without saying so.
+            .max_idle_connections(0)
+            .max_idle_connections_per_host(0);
         if is_loopback(&url) {
             config = config.proxy(None);
         }

@@ -37,6 +37,8 @@ pub struct SamplingParameters {
     pub presence_penalty: f32,
     /// Added to the logits of these tokens, -100 to 100.
     pub logit_bias: BTreeMap<TokenId, f32>,
+    /// Tokens that are not sampled, whatever their logits.
+    pub excluded: Arc<[TokenId]>,
     /// Seed of the sequence's own random numbers (counter-based: number *i* belongs to output token *i*).
     pub seed: u64,
     /// Sample only what this grammar allows.
@@ -60,6 +62,7 @@ impl Default for SamplingParameters {
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
             logit_bias: BTreeMap::new(),
+            excluded: Arc::new([]),
             seed: 0,
             grammar: None,
             logprobs: None,
@@ -78,6 +81,11 @@ impl SamplingParameters {
         self.repetition_penalty != 1.0
             || self.frequency_penalty != 0.0
             || self.presence_penalty != 0.0
+    }
+
+    /// Whether the most likely token is always the one.
+    fn is_greedy(&self) -> bool {
+        self.temperature <= 0.0 || self.top_k == 1
     }
 
     fn changes_logits(&self) -> bool {
@@ -141,8 +149,18 @@ impl SequenceSampler {
         logits: &[f32],
         scratch: &mut SamplingScratch,
     ) -> Result<TokenId, SampleError> {
-        if !self.parameters.changes_logits() && self.constraint.is_none() {
+        let changes = self.parameters.changes_logits() || self.constraint.is_some();
+        if !changes && self.parameters.excluded.is_empty() {
             return self.choose_from(logits, scratch);
+        }
+        if !self.parameters.excluded.is_empty() {
+            // A row that is damaged is an error, wherever the damage is.
+            let best = TokenId(argmax(logits)? as u32);
+            // Nearly always the most likely token may be sampled, and the row need not be copied.
+            if !changes && self.parameters.is_greedy() && !self.parameters.excluded.contains(&best)
+            {
+                return Ok(best);
+            }
         }
         let mut adjusted = std::mem::take(&mut scratch.adjusted);
         adjusted.clear();
@@ -193,7 +211,7 @@ impl SequenceSampler {
         }
     }
 
-    /// Applies the penalties and the bias.
+    /// Applies the penalties and the bias, and excludes tokens.
     fn adjust(&self, logits: &mut [f32]) {
         let parameters = &self.parameters;
         if parameters.repetition_penalty != 1.0 {
@@ -221,6 +239,11 @@ impl SequenceSampler {
                 *logit += bias;
             }
         }
+        for &token in &*parameters.excluded {
+            if let Some(logit) = logits.get_mut(token.0 as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
     }
 
     fn choose_from(
@@ -229,7 +252,7 @@ impl SequenceSampler {
         scratch: &mut SamplingScratch,
     ) -> Result<TokenId, SampleError> {
         let best = argmax(logits)?;
-        if self.parameters.temperature <= 0.0 || self.parameters.top_k == 1 {
+        if self.parameters.is_greedy() {
             return Ok(TokenId(best as u32));
         }
         let candidates = &mut scratch.candidates;

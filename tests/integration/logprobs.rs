@@ -230,6 +230,28 @@ fn reasoning_and_tool_calls_are_told_as_the_model_wrote_them() {
 }
 
 #[test]
+fn end_tokens_that_are_ignored_are_never_sampled() {
+    let server = TestServer::start();
+    for temperature in [0, 1] {
+        let body = json!({"messages": [{"role": "user", "content": "What colour is the sky?"}], "max_tokens": 80,
+            "ignore_eos": true, "temperature": temperature, "seed": 3, "logprobs": true, "top_logprobs": 2});
+        let answer = server.chat(&body);
+        assert_eq!(answer["usage"]["completion_tokens"], 80);
+        let choice = &answer["choices"][0];
+        assert_eq!(choice["finish_reason"], "length");
+        let entries = choice["logprobs"]["content"].as_array().expect("entries");
+        assert_eq!(entries.len(), 80);
+        let end = |entry: &Value| entry["token"] == "<|im_end|>";
+        assert!(!entries.iter().any(end), "{entries:?}");
+        let tops = entries.iter().map(|entry| &entry["top_logprobs"][0]);
+        assert!(
+            tops.clone().any(end),
+            "the model's own probabilities are told"
+        );
+    }
+}
+
+#[test]
 fn text_completions_have_the_old_shape() {
     let server = TestServer::start();
     let prompt = "<|im_start|>user\nCount from one to ten.<|im_end|>\n<|im_start|>assistant\n";

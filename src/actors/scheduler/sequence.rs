@@ -101,14 +101,22 @@ impl<E: EventSink> Sequence<E> {
 
     /// What the engine is told when it first sees the sequence.
     pub fn admitted(&self, end_tokens: &Arc<[TokenId]>) -> AdmittedSequence {
+        let mut sampling = self.request.sampling.clone();
         let end_tokens = match self.request.ignore_eos {
-            true => Arc::new([]),
+            true => {
+                // Were they sampled, the model would most likely repeat them for good. A grammar excludes and allows
+                // them by itself.
+                if sampling.grammar.is_none() {
+                    sampling.excluded = end_tokens.clone();
+                }
+                Arc::new([])
+            }
             false => end_tokens.clone(),
         };
         AdmittedSequence {
             sequence: self.id(),
             prompt: self.request.prompt.clone(),
-            sampling: self.request.sampling.clone(),
+            sampling,
             stop: StopRule {
                 end_tokens,
                 max_new_tokens: self.request.max_new_tokens,

@@ -149,6 +149,42 @@ fn the_nucleus_of_a_large_flat_vocabulary_is_exact() {
 }
 
 #[test]
+fn excluded_tokens_are_not_sampled() {
+    let excluded = |parameters: SamplingParameters| SamplingParameters {
+        excluded: [TokenId(2), TokenId(0), TokenId(900)].into(),
+        ..parameters
+    };
+    let logits = [2.0f32, 1.0, 3.0, 0.5];
+    let greedy = excluded(SamplingParameters::default());
+    assert_eq!(run(&greedy, &logits, 1), [1]);
+    assert_eq!(run(&greedy, &[2.0, 3.0, 1.0, 0.5], 1), [1], "not needed");
+    assert_eq!(run(&greedy, &[2.0, 0.0, 3.0, 0.5], 1), [3]);
+    let drawn = run(&excluded(hot()), &logits, 200);
+    assert!(drawn.contains(&1) && drawn.contains(&3));
+    assert!(drawn.iter().all(|token| [1, 3].contains(token)));
+    let biased = SamplingParameters {
+        logit_bias: [(TokenId(2), 100.0), (TokenId(3), 10.0)].into(),
+        ..excluded(SamplingParameters::default())
+    };
+    assert_eq!(run(&biased, &logits, 1), [3]);
+    let mut scratch = SamplingScratch::default();
+    let everything = SamplingParameters {
+        excluded: (0..4).map(TokenId).collect(),
+        ..SamplingParameters::default()
+    };
+    assert!(sampler(everything).choose(&logits, &mut scratch).is_err());
+    for parameters in [greedy, excluded(hot())] {
+        let damaged = [2.0, 1.0, f32::NAN, 0.5];
+        let found = sampler(parameters).choose(&damaged, &mut scratch);
+        assert_eq!(
+            found,
+            Err(SampleError::NotFinite),
+            "also of what is excluded"
+        );
+    }
+}
+
+#[test]
 fn penalties_and_bias_move_the_choice() {
     let logits = [2.0f32, 1.9, 0.0];
     let penalized = |parameters| run(&parameters, &logits, 3);

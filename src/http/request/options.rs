@@ -28,11 +28,9 @@ pub struct RequestedSampling {
 }
 
 impl RequestedSampling {
-    /// Complete parameters for a sequence with this seed. Log probabilities are the caller's to add.
+    /// Parameters for a sequence with this seed. Log probabilities and a grammar are the caller's to add.
     pub fn resolve(&self, model: &RecommendedSampling, seed: u64) -> SamplingParameters {
         SamplingParameters {
-            logprobs: None,
-            prompt_logprobs: false,
             temperature: self.temperature.or(model.temperature).unwrap_or(1.0),
             top_k: self.top_k.or(model.top_k).unwrap_or(0),
             top_p: self.top_p.or(model.top_p).unwrap_or(1.0),
@@ -45,7 +43,7 @@ impl RequestedSampling {
             presence_penalty: self.presence_penalty,
             logit_bias: self.logit_bias.clone(),
             seed,
-            grammar: None,
+            ..SamplingParameters::default()
         }
     }
 }
