@@ -299,19 +299,8 @@ impl ByteDot for Avx512 {
     }
     #[inline(always)]
     unsafe fn dot_words(acc: __m512i, w: __m512i, x: u32) -> __m512i {
-        // The compiler would make a product and an addition of the intrinsic.
-        let mut acc = acc;
-        // SAFETY: the instruction reads and writes registers only, and the machine has it: see above.
-        unsafe {
-            std::arch::asm!(
-                "vpdpwssd {acc}, {w}, {x}",
-                acc = inout(zmm_reg) acc,
-                w = in(zmm_reg) w,
-                x = in(zmm_reg) _mm512_set1_epi32(x as i32),
-                options(pure, nomem, nostack, preserves_flags),
-            );
-        }
-        acc
+        // SAFETY: see above.
+        unsafe { dot_words(acc, w, _mm512_set1_epi32(x as i32)) }
     }
     #[inline(always)]
     unsafe fn to_f32(v: __m512i) -> __m512 {
@@ -323,4 +312,26 @@ impl ByteDot for Avx512 {
         // SAFETY: see above.
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
     }
+}
+
+/// `acc + w₀·x₀ + w₁·x₁` over the two signed 16-bit numbers of each lane, as one instruction: of the intrinsic the
+/// compiler makes a product and an addition.
+///
+/// # Safety
+/// The instruction set is present.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn dot_words(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+    let mut acc = acc;
+    // SAFETY: the instruction reads and writes registers only, and the machine has it, as the caller promises.
+    unsafe {
+        std::arch::asm!(
+            "vpdpwssd {acc}, {w}, {x}",
+            acc = inout(zmm_reg) acc,
+            w = in(zmm_reg) w,
+            x = in(zmm_reg) x,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    acc
 }

@@ -66,7 +66,6 @@ pub(super) unsafe fn multiply<F: Product>(isa: Isa, args: MicroArgs) {
         (9, 1),
         (10, 1),
         (11, 1),
-        (12, 1),
         (1, 2),
         (2, 2),
         (3, 2),
@@ -98,7 +97,7 @@ pub(super) fn panel_group(isa: Isa, rows: usize) -> usize {
     }
 }
 
-/// The most rows that there are kernels for. Many rows share what it takes to unpack weights.
+/// The most rows that there are kernels for: those of twelve rows would have too few registers.
 pub(super) fn most_rows(isa: Isa) -> usize {
     match isa {
         _ if is_scalar(isa) => 1,
