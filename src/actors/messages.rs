@@ -20,7 +20,7 @@ pub struct GenerationRequest {
     pub sampling: SamplingParameters,
     /// At least 1; `prompt.len() + max_new_tokens` is at most the context window.
     pub max_new_tokens: usize,
-    /// Sampling never ends at an end token.
+    /// End tokens are not sampled, unless a grammar allows them.
     pub ignore_eos: bool,
     /// When the request fails with [`GenerationFailure::DeadlineExceeded`].
     pub deadline: Instant,

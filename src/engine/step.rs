@@ -41,7 +41,7 @@ pub struct AdmittedSequence {
 /// When the engine itself ends a sequence.
 #[derive(Debug, Clone)]
 pub struct StopRule {
-    /// Sampling one of these ends the sequence (empty with `ignore_eos`).
+    /// Sampling one of these ends the sequence (empty with `ignore_eos`, which excludes them).
     pub end_tokens: Arc<[TokenId]>,
     /// The sequence ends after this many sampled tokens, over its whole life. At least 1.
     pub max_new_tokens: usize,

@@ -38,8 +38,8 @@ pub(in crate::kernels) trait ByteDot: Simd {
     unsafe fn widen_bytes(p: *const u8) -> Self::Bytes;
 
     unsafe fn splat_i32(x: i32) -> Self::I;
-    /// `acc + Σ wᵢ·xᵢ` over the four bytes of each lane, `w` unsigned and below 128, `x` signed and the same in
-    /// all lanes.
+    /// `acc + Σ wᵢ·xᵢ` over the four bytes of each lane, `w` unsigned and below 128 or of
+    /// [`Self::scaled_high_nibbles`], `x` signed and the same in all lanes.
     unsafe fn dot_bytes(acc: Self::I, w: Self::Bytes, x: u32) -> Self::I;
     /// What sums of [`Self::dot_centred`] begin with: `offset` is −128 times the sum of all their `x`.
     #[inline(always)]

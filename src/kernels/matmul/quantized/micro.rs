@@ -79,6 +79,9 @@ pub(super) unsafe fn multiply<F: Product>(isa: Isa, args: MicroArgs) {
     )
 }
 
+/// Up to so many rows panels go together; more share one panel's unpacking.
+pub(super) const FEW_ROWS: usize = 6;
+
 /// How many panels go together with tiles of so many rows. A lone row is over before its weights have come from
 /// memory, which hands out more when more of it is asked for at once.
 pub(super) fn panel_group(isa: Isa, rows: usize) -> usize {
@@ -92,7 +95,7 @@ pub(super) fn panel_group(isa: Isa, rows: usize) -> usize {
         _ if is_scalar(isa) => 1,
         1 => alone,
         2 | 3 => few,
-        4..=6 => several,
+        4..=FEW_ROWS => several,
         _ => 1,
     }
 }
@@ -101,7 +104,7 @@ pub(super) fn panel_group(isa: Isa, rows: usize) -> usize {
 pub(super) fn most_rows(isa: Isa) -> usize {
     match isa {
         _ if is_scalar(isa) => 1,
-        _ if cfg!(target_arch = "aarch64") => 6,
+        _ if cfg!(target_arch = "aarch64") => FEW_ROWS,
         _ => 11,
     }
 }

@@ -6,7 +6,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 
 use super::activations::{Activations, Filled, RowTile};
 use super::formats::{Q4_0, Q4K, Q5K, Q6K, Q8_0};
-use super::micro::{MicroArgs, Product, multiply, panel_group};
+use super::micro::{FEW_ROWS, MicroArgs, Product, multiply, panel_group};
 use crate::kernels::aligned::AlignedBuffer;
 use crate::kernels::isa::Isa;
 use crate::kernels::matmul::{Input, Target};
@@ -222,9 +222,9 @@ impl PanelMatrix {
             let first = panel * LANES;
             let bytes = count * blocks * F::PANEL;
             // While a group's panels go from tile to tile out of the caches, the next are fetched from memory, a share
-            // with each tile. A single tile is over too soon.
+            // with each tile. A single tile of few rows is over too soon.
             let ahead_lines = match tiles.len() {
-                0 | 1 if widest <= 6 => 0,
+                0 | 1 if widest <= FEW_ROWS => 0,
                 tiles => bytes.div_ceil(CACHE_LINE * tiles * blocks),
             };
             let start = self.panels[panel * blocks * F::PANEL..].as_ptr();
