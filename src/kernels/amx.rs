@@ -1,8 +1,8 @@
 //! The matrix tiles of newer Intel machines (AMX): registers of sixteen rows of 64 bytes, and the product of
 //! two of them in one instruction. See the Intel Architecture Instruction Set Extensions Reference, chapter 3.
 //!
-//! The compiler knows no tile registers, so every function here is one block of assembly that leaves nothing
-//! in them; only the configuration stays between blocks, while a [`Tiles`] lives.
+//! The compiler has no use for tile registers. Between blocks of assembly the configuration stays while a [`Tiles`]
+//! lives, and so do sums that [`Tiles::begin`] began; all else leaves nothing in them.
 
 use std::arch::asm;
 
@@ -73,15 +73,6 @@ impl Sums<*const f32> {
             row_bytes: 0,
         }
     }
-}
-
-/// Tiles of weights, by steps of inputs.
-#[derive(Clone, Copy)]
-pub(super) struct TileSteps<'a> {
-    /// Where the first panel's tile of each step lies; the other panels' follow it.
-    pub(super) tiles: &'a [*const u32],
-    /// Bytes from there to the tiles that are wanted.
-    pub(super) offset: usize,
 }
 
 /// The tiles of this thread, configured until this is dropped.
@@ -274,111 +265,131 @@ impl Tiles {
         }
     }
 
-    /// The products of two tiles of sixteen rows with two panels, whose tiles lie side by side at each step, into
-    /// 32 rows of 32 outputs. Sums begin at zero, otherwise as [`Self::add_two_by_two`] adds.
+    /// Begins sums of zero, for [`Self::multiply_two_by_two`] or [`Self::multiply_one_by_four`].
     ///
-    /// # Safety
-    /// As there; the steps are not none.
+    /// From here to [`Self::store_two_by_two`] or [`Self::store_one_by_four`] sums stay in the tiles between blocks
+    /// of assembly. The compiler has no use for these registers, and the system saves them; `&mut` keeps other
+    /// products of this value apart.
     #[inline(always)]
-    pub(super) unsafe fn sum_two_by_two(
-        &self,
-        steps: TileSteps<'_>,
-        rows: [*const u16; 2],
-        to: Sums<*mut f32>,
-    ) {
-        // SAFETY: promised by the caller; the tile registers are used nowhere else.
+    pub(super) fn begin(&mut self) {
+        // SAFETY: there is a configuration; the tile registers are used nowhere else.
         unsafe {
             asm!(
                 "tilezero tmm0",
                 "tilezero tmm1",
                 "tilezero tmm2",
                 "tilezero tmm3",
-                "2:",
-                "mov {panel}, [{places}]",
-                "add {panel}, {offset}",
-                "tileloadd tmm4, [{rows_0} + {vector}]",
-                "tileloadd tmm6, [{panel} + {vector}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{panel} + {vector} + 1024]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{rows_1} + {vector}]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {rows_0}, 1024",
-                "add {rows_1}, 1024",
-                "add {places}, 8",
-                "dec {steps}",
-                "jnz 2b",
-                "tilestored [{to} + {to_row}], tmm0",
-                "tilestored [{to} + {to_row} + 64], tmm1",
-                "tilestored [{to_below} + {to_row}], tmm2",
-                "tilestored [{to_below} + {to_row} + 64], tmm3",
-                rows_0 = inout(reg) rows[0] => _,
-                rows_1 = inout(reg) rows[1] => _,
-                places = inout(reg) steps.tiles.as_ptr() => _,
-                panel = out(reg) _,
-                offset = in(reg) steps.offset,
-                vector = in(reg) 64usize,
-                to = in(reg) to.first,
-                to_below = in(reg) to.first.wrapping_byte_add(TILE_ROWS * to.row_bytes),
-                to_row = in(reg) to.row_bytes,
-                steps = inout(reg) steps.tiles.len() => _,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
+                options(nostack, nomem, preserves_flags),
             );
         }
     }
 
-    /// As [`Self::sum_two_by_two`] for one tile of rows with four panels: sixteen rows of 64 outputs.
+    /// One step of two tiles of sixteen rows with two tiles of weights; adds as [`Self::add_two_by_two`].
     ///
     /// # Safety
-    /// As there.
+    /// The pointers cover a tile each.
     #[inline(always)]
-    pub(super) unsafe fn sum_one_by_four(
-        &self,
-        steps: TileSteps<'_>,
-        rows: *const u16,
-        to: Sums<*mut f32>,
+    pub(super) unsafe fn multiply_two_by_two(
+        &mut self,
+        rows: [*const u16; 2],
+        weights: [*const u32; 2],
     ) {
         // SAFETY: promised by the caller; the tile registers are used nowhere else.
         unsafe {
             asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "2:",
-                "mov {panel}, [{places}]",
-                "add {panel}, {offset}",
+                "tileloadd tmm4, [{rows_0} + {vector}]",
+                "tileloadd tmm6, [{weights_0} + {vector}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{weights_1} + {vector}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{rows_1} + {vector}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                rows_0 = in(reg) rows[0],
+                rows_1 = in(reg) rows[1],
+                weights_0 = in(reg) weights[0],
+                weights_1 = in(reg) weights[1],
+                vector = in(reg) 64usize,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+    }
+
+    /// One step of one tile of rows, as many as are configured, with four tiles of weights.
+    ///
+    /// # Safety
+    /// As [`Self::multiply_two_by_two`].
+    #[inline(always)]
+    pub(super) unsafe fn multiply_one_by_four(
+        &mut self,
+        rows: *const u16,
+        weights: [*const u32; 4],
+    ) {
+        // SAFETY: promised by the caller; the tile registers are used nowhere else.
+        unsafe {
+            asm!(
                 "tileloadd tmm4, [{rows} + {vector}]",
-                "tileloadd tmm5, [{panel} + {vector}]",
+                "tileloadd tmm5, [{weights_0} + {vector}]",
                 "tdpbf16ps tmm0, tmm4, tmm5",
-                "tileloadd tmm6, [{panel} + {vector} + 1024]",
+                "tileloadd tmm6, [{weights_1} + {vector}]",
                 "tdpbf16ps tmm1, tmm4, tmm6",
-                "tileloadd tmm7, [{panel} + {vector} + 2048]",
+                "tileloadd tmm7, [{weights_2} + {vector}]",
                 "tdpbf16ps tmm2, tmm4, tmm7",
-                "tileloadd tmm5, [{panel} + {vector} + 3072]",
+                "tileloadd tmm5, [{weights_3} + {vector}]",
                 "tdpbf16ps tmm3, tmm4, tmm5",
-                "add {rows}, 1024",
-                "add {places}, 8",
-                "dec {steps}",
-                "jnz 2b",
+                rows = in(reg) rows,
+                weights_0 = in(reg) weights[0],
+                weights_1 = in(reg) weights[1],
+                weights_2 = in(reg) weights[2],
+                weights_3 = in(reg) weights[3],
+                vector = in(reg) 64usize,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+    }
+
+    /// Stores the sums of [`Self::multiply_two_by_two`]: 32 rows of 32.
+    ///
+    /// # Safety
+    /// `to` has the rows that it says.
+    #[inline(always)]
+    pub(super) unsafe fn store_two_by_two(&mut self, to: Sums<*mut f32>) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            asm!(
+                "tilestored [{to} + {to_row}], tmm0",
+                "tilestored [{to} + {to_row} + 64], tmm1",
+                "tilestored [{to_below} + {to_row}], tmm2",
+                "tilestored [{to_below} + {to_row} + 64], tmm3",
+                to = in(reg) to.first,
+                to_below = in(reg) to.first.wrapping_byte_add(TILE_ROWS * to.row_bytes),
+                to_row = in(reg) to.row_bytes,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// Stores the sums of [`Self::multiply_one_by_four`]: rows of 64, as many as are configured.
+    ///
+    /// # Safety
+    /// As [`Self::store_two_by_two`].
+    #[inline(always)]
+    pub(super) unsafe fn store_one_by_four(&mut self, to: Sums<*mut f32>) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            asm!(
                 "tilestored [{to} + {to_row}], tmm0",
                 "tilestored [{to} + {to_row} + 64], tmm1",
                 "tilestored [{to} + {to_row} + 128], tmm2",
                 "tilestored [{to} + {to_row} + 192], tmm3",
-                rows = inout(reg) rows => _,
-                places = inout(reg) steps.tiles.as_ptr() => _,
-                panel = out(reg) _,
-                offset = in(reg) steps.offset,
-                vector = in(reg) 64usize,
                 to = in(reg) to.first,
                 to_row = in(reg) to.row_bytes,
-                steps = inout(reg) steps.tiles.len() => _,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
+                options(nostack, preserves_flags),
             );
         }
     }

@@ -9,6 +9,10 @@
 mod micro;
 mod plan;
 #[cfg(target_arch = "x86_64")]
+mod products;
+#[cfg(target_arch = "x86_64")]
+mod tile_walk;
+#[cfg(target_arch = "x86_64")]
 mod tiles;
 mod walk;
 

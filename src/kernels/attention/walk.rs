@@ -9,14 +9,16 @@ use super::micro::{
 };
 use super::plan::{AttentionPlan, Task};
 #[cfg(target_arch = "x86_64")]
-use super::tiles::{Ahead, PairBlock, Products, TileScratch};
+use super::products::Products;
+#[cfg(target_arch = "x86_64")]
+use super::tile_walk::Sight;
+#[cfg(target_arch = "x86_64")]
+use super::tiles::TileScratch;
 use crate::ids::BlockId;
 use crate::kernels::SharedMut;
 use crate::kernels::isa::Isa;
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::kv::KvSlot;
-#[cfg(target_arch = "x86_64")]
-use crate::kernels::kv::tiles::{TILE_STEP, TileBlocks, TileOrder};
+use crate::kernels::kv::tiles::TileBlocks;
 use crate::kernels::kv::{Buffers, KvElement, KvLayout};
 use crate::kernels::simd::{LANES, dispatch};
 
@@ -29,10 +31,6 @@ pub(super) enum Source<'a, T> {
     Tiles(&'a TileBlocks),
 }
 
-/// Pairs from which on the next partition is fetched ahead.
-#[cfg(target_arch = "x86_64")]
-const MANY_PAIRS: usize = 16;
-
 /// A thread's buffers, kept from walk to walk.
 #[derive(Default)]
 pub(super) struct WalkScratch {
@@ -40,27 +38,37 @@ pub(super) struct WalkScratch {
     queries: Vec<f32>,
     /// Scores, then weights, `[pair][key]`.
     scores: Vec<f32>,
-    /// A partition's weighted sums of values, `[pair][padded dimension]`, if they do not come from tiles.
+    /// A partition's weighted sums of values, `[pair][padded dimension]`.
     partial: Vec<f32>,
     /// Each pair's largest score of the partition, and its sum of weights.
     partial_maxima: Vec<f32>,
     partial_totals: Vec<f32>,
-    /// The combined sums so far, `[pair][padded dimension]`.
+    pub(super) states: WalkStates,
+    #[cfg(target_arch = "x86_64")]
+    pub(super) tiles: TileScratch,
+    #[cfg(target_arch = "x86_64")]
+    pub(super) sight: Sight,
+}
+
+/// What a walk's pairs have gathered so far.
+#[derive(Default)]
+pub(super) struct WalkStates {
+    /// The combined sums, `[pair][padded dimension]`.
     sums: Vec<f32>,
-    /// Each pair's largest score so far, and sum of weights relative to it.
+    /// Each pair's largest score, and sum of weights relative to it.
     maxima: Vec<f32>,
     totals: Vec<f32>,
-    #[cfg(target_arch = "x86_64")]
-    tiles: TileScratch,
-    /// What each block of pairs sees of the partition.
-    #[cfg(target_arch = "x86_64")]
-    blocks: Vec<PairBlock>,
-    /// What is read in the next.
-    #[cfg(target_arch = "x86_64")]
-    ahead: Ahead,
-    /// What each pair of a block sees of it.
-    #[cfg(target_arch = "x86_64")]
-    seen: Vec<Range<usize>>,
+}
+
+/// What some pairs find in a partition.
+pub(super) struct Found<'a> {
+    pub(super) pairs: Range<usize>,
+    /// For each of them the largest score, and the sum of weights.
+    pub(super) maxima: &'a [f32],
+    pub(super) totals: &'a [f32],
+    /// Their weighted sums of values, `stride` numbers from one pair to the next.
+    pub(super) partial: &'a [f32],
+    pub(super) stride: usize,
 }
 
 thread_local! {
@@ -85,9 +93,14 @@ impl WalkScratch {
         grow(&mut self.partial, tiles * MAX_PAIRS * padded);
     }
 
-    fn prepare_states(&mut self, pairs: usize, padded: usize) {
+    fn prepare_partials(&mut self, pairs: usize) {
         grow(&mut self.partial_maxima, pairs);
         grow(&mut self.partial_totals, pairs);
+    }
+}
+
+impl WalkStates {
+    fn prepare(&mut self, pairs: usize, padded: usize) {
         grow(&mut self.sums, pairs * padded);
         grow(&mut self.maxima, pairs);
         grow(&mut self.totals, pairs);
@@ -217,38 +230,28 @@ impl<'a, T: KvElement> Walk<'a, T> {
         // SAFETY: promised by the caller, here and below.
         let means = unsafe { self.prepare(pairs) };
         unsafe { self.load_states(pairs) };
-        let padded = self.layout.padded_dim();
-        for partition in self.task.partitions.clone() {
-            unsafe { self.partition(&means, partition) };
-            let WalkScratch {
-                maxima,
-                totals,
-                sums,
-                partial,
-                partial_maxima,
-                partial_totals,
-                #[cfg(target_arch = "x86_64")]
-                tiles,
-                ..
-            } = &mut *self.scratch;
-            let (partial, stride) = match &means {
-                Means::Vectors { .. } => (&partial[..], padded),
-                #[cfg(target_arch = "x86_64")]
-                Means::Tiles(..) => (tiles.partial(), tiles.partial_stride()),
-            };
-            let task = Combine {
-                gathered: Gathered {
-                    maxima: &mut maxima[..pairs],
-                    totals: &mut totals[..pairs],
-                    sums,
-                },
-                maxima: partial_maxima,
-                totals: partial_totals,
-                partial,
-                stride,
-                padded,
-            };
-            unsafe { dispatch(self.isa, task) };
+        let (isa, padded, partitions) = (
+            self.isa,
+            self.layout.padded_dim(),
+            self.task.partitions.clone(),
+        );
+        unsafe {
+            self.work(means, partitions, |states, _, found| {
+                let pairs = found.pairs;
+                let task = Combine {
+                    gathered: Gathered {
+                        maxima: &mut states.maxima[pairs.clone()],
+                        totals: &mut states.totals[pairs.clone()],
+                        sums: &mut states.sums[pairs.start * padded..pairs.end * padded],
+                    },
+                    maxima: found.maxima,
+                    totals: found.totals,
+                    partial: found.partial,
+                    stride: found.stride,
+                    padded,
+                };
+                dispatch(isa, task);
+            });
         }
         unsafe { self.finish(pairs) };
     }
@@ -262,22 +265,62 @@ impl<'a, T: KvElement> Walk<'a, T> {
         // SAFETY: promised by the caller, here and below.
         let means = unsafe { self.prepare(pairs) };
         let padded = self.layout.padded_dim();
-        for partition in partitions {
-            unsafe { self.partition(&means, partition) };
+        for partition in partitions.clone() {
             for pair in 0..pairs {
-                let scratch = &*self.scratch;
-                let (partial, stride) = match &means {
-                    Means::Vectors { .. } => (&scratch.partial[..], padded),
-                    #[cfg(target_arch = "x86_64")]
-                    Means::Tiles(..) => (scratch.tiles.partial(), scratch.tiles.partial_stride()),
-                };
+                // What follows passes over pairs that see nothing of a partition.
                 let kept = unsafe { results.of(partition, pair) };
-                kept[0] = scratch.partial_maxima[pair];
-                kept[1] = scratch.partial_totals[pair];
-                if kept[0] != f32::NEG_INFINITY {
-                    kept[2..].copy_from_slice(&partial[pair * stride..][..padded]);
+                kept[0] = f32::NEG_INFINITY;
+            }
+        }
+        unsafe {
+            self.work(means, partitions, |_, partition, found| {
+                for (index, pair) in found.pairs.enumerate() {
+                    let kept = results.of(partition, pair);
+                    kept[0] = found.maxima[index];
+                    kept[1] = found.totals[index];
+                    if kept[0] != f32::NEG_INFINITY {
+                        kept[2..].copy_from_slice(&found.partial[index * found.stride..][..padded]);
+                    }
+                }
+            });
+        }
+    }
+
+    /// Gives what the task's pairs find in each of some partitions, in order.
+    ///
+    /// # Safety
+    /// As [`Self::run`].
+    unsafe fn work(
+        &mut self,
+        means: Means<'_, T>,
+        partitions: Range<usize>,
+        mut take: impl FnMut(&mut WalkStates, usize, Found<'_>),
+    ) {
+        match means {
+            Means::Vectors { tiles, buffers } => {
+                let (pairs, stride) = (self.pairs(), self.layout.padded_dim());
+                for partition in partitions {
+                    for index in 0..tiles {
+                        let tile = self.tile(index, tiles, pairs);
+                        // SAFETY: promised by the caller.
+                        unsafe { self.with_vectors(buffers, partition * PARTITION, tile) };
+                    }
+                    let scratch = &mut *self.scratch;
+                    let found = Found {
+                        pairs: 0..pairs,
+                        maxima: &scratch.partial_maxima,
+                        totals: &scratch.partial_totals,
+                        partial: &scratch.partial,
+                        stride,
+                    };
+                    take(&mut scratch.states, partition, found);
                 }
             }
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: promised by the caller.
+            Means::Tiles(mut products, blocks) => unsafe {
+                self.with_tiles(&mut products, blocks, partitions, take);
+            },
         }
     }
 
@@ -288,18 +331,18 @@ impl<'a, T: KvElement> Walk<'a, T> {
     /// As [`Self::run`]; `results` holds all of the task's partitions, and nobody writes them.
     pub(super) unsafe fn gather(mut self, results: Partials) {
         let (pairs, padded) = (self.pairs(), self.layout.padded_dim());
-        self.scratch.prepare_states(pairs, padded);
+        self.scratch.states.prepare(pairs, padded);
         // SAFETY: promised by the caller, here and below.
         unsafe { self.load_states(pairs) };
         for partition in self.task.partitions.clone() {
             for pair in 0..pairs {
                 let kept = unsafe { results.of(partition, pair) };
-                let scratch = &mut *self.scratch;
+                let states = &mut self.scratch.states;
                 let task = Combine {
                     gathered: Gathered {
-                        maxima: &mut scratch.maxima[pair..=pair],
-                        totals: &mut scratch.totals[pair..=pair],
-                        sums: &mut scratch.sums[pair * padded..][..padded],
+                        maxima: &mut states.maxima[pair..=pair],
+                        totals: &mut states.totals[pair..=pair],
+                        sums: &mut states.sums[pair * padded..][..padded],
                     },
                     maxima: &kept[..1],
                     totals: &kept[1..2],
@@ -319,11 +362,12 @@ impl<'a, T: KvElement> Walk<'a, T> {
     /// The ISA is available.
     unsafe fn prepare(&mut self, pairs: usize) -> Means<'a, T> {
         let (dim, padded) = (self.layout.head_dim, self.layout.padded_dim());
-        self.scratch.prepare_states(pairs, padded);
+        self.scratch.states.prepare(pairs, padded);
         match self.source {
             Source::Numbers(buffers) => {
                 let tiles = pairs.div_ceil(max_pairs(self.isa));
                 self.scratch.prepare_vectors(tiles, dim, padded);
+                self.scratch.prepare_partials(pairs);
                 for index in 0..tiles {
                     let tile = self.tile(index, tiles, pairs);
                     self.pack_queries(tile);
@@ -359,7 +403,7 @@ impl<'a, T: KvElement> Walk<'a, T> {
     }
 
     /// The first and the last key that any of some pairs attends to.
-    fn keys_seen(&self, pairs: Range<usize>) -> (usize, usize) {
+    pub(super) fn keys_seen(&self, pairs: Range<usize>) -> (usize, usize) {
         let mut seen = (usize::MAX, 0);
         for pair in pairs {
             let position = self.position(pair);
@@ -370,12 +414,12 @@ impl<'a, T: KvElement> Walk<'a, T> {
     }
 
     /// The task's pairs of a row and a query head.
-    fn pairs(&self) -> usize {
+    pub(super) fn pairs(&self) -> usize {
         self.task.rows.len() * self.group()
     }
 
     /// Query heads of a KV head.
-    fn group(&self) -> usize {
+    pub(super) fn group(&self) -> usize {
         self.plan.shape().query_heads / self.layout.kv_heads
     }
 
@@ -385,11 +429,11 @@ impl<'a, T: KvElement> Walk<'a, T> {
     }
 
     /// The position of a pair's row.
-    fn position(&self, pair: usize) -> usize {
+    pub(super) fn position(&self, pair: usize) -> usize {
         self.plan.row(self.place(pair)).position as usize
     }
 
-    fn query_head(&self, pair: usize) -> usize {
+    pub(super) fn query_head(&self, pair: usize) -> usize {
         self.kv_head * self.group() + pair % self.group()
     }
 
@@ -429,9 +473,10 @@ impl<'a, T: KvElement> Walk<'a, T> {
             {
                 // SAFETY: promised by the caller.
                 let state = unsafe { self.states.of(row, self.query_head(pair)) };
-                self.scratch.maxima[pair] = state[0];
-                self.scratch.totals[pair] = state[1];
-                self.scratch.sums[pair * padded..][..padded].copy_from_slice(&state[2..]);
+                let states = &mut self.scratch.states;
+                states.maxima[pair] = state[0];
+                states.totals[pair] = state[1];
+                states.sums[pair * padded..][..padded].copy_from_slice(&state[2..]);
             }
         }
     }
@@ -471,136 +516,11 @@ impl<'a, T: KvElement> Walk<'a, T> {
         (key_blocks, value_blocks)
     }
 
-    /// One partition's part of the task's attention: each pair's largest score and sum of weights, and the
-    /// weighted sums of values, all in the scratch.
+    /// One partition's part of a tile's attention, from [`Source::Numbers`]: each pair's largest score and sum of
+    /// weights, and the weighted sums of values, all in the scratch.
     ///
     /// # Safety
     /// As [`Self::run`].
-    unsafe fn partition(&mut self, means: &Means<'_, T>, partition: usize) {
-        let (start, pairs) = (partition * PARTITION, self.pairs());
-        match *means {
-            Means::Vectors { tiles, buffers } => {
-                for index in 0..tiles {
-                    let tile = self.tile(index, tiles, pairs);
-                    // SAFETY: promised by the caller.
-                    unsafe { self.with_vectors(buffers, start, tile) };
-                }
-            }
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: promised by the caller.
-            Means::Tiles(ref products, blocks) => unsafe {
-                self.with_tiles(products, blocks, start, pairs);
-            },
-        }
-    }
-
-    /// [`Self::partition`] of [`Source::Tiles`].
-    ///
-    /// # Safety
-    /// As there.
-    #[cfg(target_arch = "x86_64")]
-    unsafe fn with_tiles(
-        &mut self,
-        products: &Products,
-        tiles: &TileBlocks,
-        start: usize,
-        pairs: usize,
-    ) {
-        let (plan, isa, size) = (self.plan, self.isa, self.layout.block_size);
-        self.scratch.partial_maxima[..pairs].fill(f32::NEG_INFINITY);
-        let (first_key, last_key) = self.keys_seen(0..pairs);
-        if last_key < start || first_key >= start + PARTITION {
-            return;
-        }
-        let mut blocks = std::mem::take(&mut self.scratch.blocks);
-        blocks.clear();
-        // What each block of pairs sees of the partition.
-        let seen_by = |pairs: Range<usize>| {
-            let (mut first, mut last) = (usize::MAX, 0);
-            for place in pairs.start / self.group()..pairs.end.div_ceil(self.group()) {
-                let position = plan.row(self.task.rows.start + place).position as usize;
-                first = first.min(plan.shape().first_key(position));
-                last = last.max(position + 1);
-            }
-            let end = last.saturating_sub(start).min(PARTITION);
-            first.saturating_sub(start).min(end)..end
-        };
-        blocks.extend(PairBlock::ranges(pairs).map(|pairs| PairBlock {
-            steps: PairBlock::steps(seen_by(pairs.clone())),
-            pairs,
-        }));
-        let keys = PARTITION.min(last_key + 1 - start);
-        let table = plan.table(plan.row(self.task.rows.start).table);
-        let order = TileOrder::of(self.layout);
-        let slot = |key: usize| KvSlot {
-            block: table[(start + key) / size],
-            slot: ((start + key) % size) as u32,
-        };
-        let mut key_places = [std::ptr::null(); PARTITION / LANES];
-        let mut value_places = [std::ptr::null(); PARTITION / TILE_STEP];
-        for (step, value_place) in value_places
-            .iter_mut()
-            .take(keys.div_ceil(TILE_STEP))
-            .enumerate()
-        {
-            // Blocks have whole steps.
-            let at = slot(step * TILE_STEP);
-            *value_place = tiles.values[order.values_of(at, self.kv_head)..].as_ptr();
-            let keys = &tiles.keys[order.keys_of(at, self.kv_head)..][..2 * order.key_words()];
-            key_places[2 * step] = keys.as_ptr();
-            key_places[2 * step + 1] = keys[order.key_words()..].as_ptr();
-        }
-        // SAFETY: promised by the caller, here and below.
-        unsafe { self.scratch.tiles.score(products, &key_places, &blocks) };
-        // Many weights take computing, and no memory: time to fetch what the task's next partition needs, whose
-        // blocks are those of this table, too. With few the machine reads ahead better by itself.
-        let until = self.task.partitions.end * PARTITION;
-        let end = if pairs >= MANY_PAIRS {
-            until.min(last_key + 1)
-        } else {
-            0
-        };
-        let next = start + PARTITION..end.min(start + 2 * PARTITION);
-        let pieces = next.step_by(TILE_STEP).flat_map(|position| {
-            let at = slot(position - start);
-            let keys = tiles.keys[order.keys_of(at, self.kv_head)..].as_ptr();
-            let values = tiles.values[order.values_of(at, self.kv_head)..].as_ptr();
-            [keys.cast::<u8>(), values.cast()]
-        });
-        let turns = blocks
-            .iter()
-            .map(|block| block.pairs.len() * block.steps.len());
-        let piece = 2 * order.key_words().max(order.value_words() / 2) * size_of::<u32>();
-        let mut ahead = std::mem::take(&mut self.scratch.ahead);
-        ahead.begin(pieces, piece, turns.sum());
-        let mut seen = std::mem::take(&mut self.scratch.seen);
-        for block in blocks.iter().filter(|block| !block.steps.is_empty()) {
-            seen.clear();
-            seen.extend(block.pairs.clone().map(|pair| {
-                let position = self.position(pair);
-                let first = plan.shape().first_key(position);
-                first.saturating_sub(start)..(position + 1).saturating_sub(start)
-            }));
-            let scratch = &mut *self.scratch;
-            let found = (
-                &mut scratch.partial_maxima[block.pairs.clone()],
-                &mut scratch.partial_totals[block.pairs.clone()],
-            );
-            unsafe { scratch.tiles.weigh(isa, block, &seen, &mut ahead, found) };
-        }
-        self.scratch.seen = seen;
-        self.scratch.ahead = ahead;
-        unsafe {
-            let tiles = &mut self.scratch.tiles;
-            tiles.gather(products, &value_places, &blocks);
-        }
-        self.scratch.blocks = blocks;
-    }
-
-    /// [`Self::partition`] of [`Source::Numbers`], for one tile.
-    ///
-    /// # Safety
-    /// As there.
     unsafe fn with_vectors(&mut self, buffers: &Buffers<T>, start: usize, tile: Tile) {
         self.scratch.partial_maxima[tile.first..tile.first + tile.count].fill(f32::NEG_INFINITY);
         if tile.last_key < start || tile.first_key >= start + PARTITION {
@@ -655,8 +575,8 @@ impl<'a, T: KvElement> Walk<'a, T> {
             if !self.plan.takes_part(self.task, place) {
                 continue;
             }
-            let total = self.scratch.totals[pair];
-            let sums = &self.scratch.sums[pair * padded..][..padded];
+            let total = self.scratch.states.totals[pair];
+            let sums = &self.scratch.states.sums[pair * padded..][..padded];
             if self.plan.ends(self.task, place) {
                 let start = self.plan.row_number(place) * width + head * dim;
                 // SAFETY: this row's part of `out` for this head is this walk's own.
@@ -667,7 +587,7 @@ impl<'a, T: KvElement> Walk<'a, T> {
             } else if let Some(row) = self.plan.state(place) {
                 // SAFETY: promised by the caller.
                 let state = unsafe { self.states.of(row, head) };
-                state[0] = self.scratch.maxima[pair];
+                state[0] = self.scratch.states.maxima[pair];
                 state[1] = total;
                 state[2..].copy_from_slice(sums);
             }

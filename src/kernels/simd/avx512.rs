@@ -114,6 +114,11 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
+    unsafe fn prefetch_far<T>(p: *const T) {
+        // SAFETY: see above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn split_pairs(p: *const u32) -> (__m512, __m512) {
         // SAFETY: see above.
         unsafe {
