@@ -170,21 +170,27 @@ impl TokenBudget {
             let fitting = self.alone.fitting(target).unwrap_or(self.limit);
             return fitting.clamp(self.floor, most);
         }
+        if pending.tokens == 0 {
+            return self.floor;
+        }
+        let decode = self.decode.estimate(decode_rows);
         let usual = self
-            .usual_tokens(decode_rows, pending.requests)
+            .usual_tokens(decode, decode_rows, pending.requests)
             .clamp(self.floor, most);
         let long_steps = (self.saved / STEPS_FOR_A_LONG) as usize;
         if long_steps > 0 {
             let long = |target: Duration| {
-                let tokens = self.tokens_beside(decode_rows, target.as_secs_f64());
+                let tokens = self.tokens_beside(decode, target.as_secs_f64());
                 tokens.clamp(usual, most)
             };
-            let (once, crowded) = (long(self.target), long(self.target * PATIENCE));
+            let once = long(self.target);
             if pending.tokens <= once {
                 return once;
             }
-            let is_crowd = pending.requests * STREAMS_OF_A_CROWD >= decode_rows;
-            if is_crowd && pending.requests > 1 && pending.tokens <= crowded * long_steps {
+            let is_crowd =
+                pending.requests > 1 && pending.requests * STREAMS_OF_A_CROWD >= decode_rows;
+            let crowded = long(self.target * PATIENCE);
+            if is_crowd && pending.tokens <= crowded * long_steps {
                 return crowded;
             }
         }
@@ -196,7 +202,12 @@ impl TokenBudget {
         if decode_rows == 0 {
             return;
         }
-        if prefill_tokens > self.usual_tokens(decode_rows, waiting).max(self.floor) {
+        // Most steps hold no prompt tokens, and take no estimate.
+        let is_long = prefill_tokens > self.floor && {
+            let decode = self.decode.estimate(decode_rows);
+            prefill_tokens > self.usual_tokens(decode, decode_rows, waiting)
+        };
+        if is_long {
             self.saved = self.saved.saturating_sub(STEPS_FOR_A_LONG);
         } else {
             self.saved = (self.saved + 1).min(LONG_STEPS * STEPS_FOR_A_LONG);
@@ -204,10 +215,10 @@ impl TokenBudget {
     }
 
     /// Prompt tokens that make a step last `slowdown` times as long as its decode rows do by themselves; more
-    /// if more requests wait for a first token than there are rows.
-    fn usual_tokens(&self, decode_rows: usize, waiting: usize) -> usize {
+    /// if more requests wait for a first token than there are rows. `decode`: what the rows take, if that is known.
+    fn usual_tokens(&self, decode: Option<f64>, decode_rows: usize, waiting: usize) -> usize {
         let longest = self.target.as_secs_f64();
-        let target = match self.decode.estimate(decode_rows) {
+        let target = match decode {
             Some(decode) => {
                 let crowd = (waiting as f64 / decode_rows.max(1) as f64).max(1.0);
                 let crowded = decode * (1.0 + (self.slowdown - 1.0) * crowd);
@@ -215,13 +226,12 @@ impl TokenBudget {
             }
             None => longest,
         };
-        self.tokens_beside(decode_rows, target)
+        self.tokens_beside(decode, target)
     }
 
-    /// Prompt tokens that fit into a step of `seconds` beside `decode_rows` rows.
-    fn tokens_beside(&self, decode_rows: usize, seconds: f64) -> usize {
-        let decode = self.decode.estimate(decode_rows).unwrap_or(0.0);
-        let left = (seconds - decode).max(0.0);
+    /// Prompt tokens that fit into a step of `seconds` beside rows that take `decode`.
+    fn tokens_beside(&self, decode: Option<f64>, seconds: f64) -> usize {
+        let left = (seconds - decode.unwrap_or(0.0)).max(0.0);
         let beside = self.beside.fitting(left);
         beside.or_else(|| self.alone.fitting(left)).unwrap_or(0)
     }

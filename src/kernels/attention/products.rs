@@ -3,6 +3,8 @@
 //! A tile product takes dozens of cycles in a unit of its own, and leaves the rest of the core idle. So scores and sums of
 //! values are computed a step at a time, between vectors of weights.
 
+use std::ops::Range;
+
 use super::tiles::{KEY_STEPS, KEY_TILES};
 use crate::kernels::amx::{STEP, Sums, TILE_BYTES, TILE_ROWS, Tiles};
 use crate::kernels::isa::Isa;
@@ -91,6 +93,19 @@ impl Product {
         self.panel_count.div_ceil(self.group()) * self.steps
     }
 
+    /// All of it at once.
+    ///
+    /// # Safety
+    /// As [`Self::turn`].
+    pub(super) unsafe fn run(&self, products: &mut Products) {
+        for panel in (0..self.panel_count).step_by(self.group()) {
+            for step in 0..self.steps {
+                // SAFETY: promised by the caller.
+                unsafe { self.turn(products, (panel, step)) };
+            }
+        }
+    }
+
     /// One step of a group of panels.
     ///
     /// # Safety
@@ -140,7 +155,8 @@ impl Product {
     ///
     /// # Safety
     /// As [`Self::turn`], with sixteen rows for each tile of rows.
-    unsafe fn one_by_one(&self, outputs: std::ops::Range<usize>) {
+    #[cold]
+    unsafe fn one_by_one(&self, outputs: Range<usize>) {
         let number = |bits: u16| flushed(f32::from_bits(u32::from(bits) << 16));
         for row in 0..self.row_tiles * TILE_ROWS {
             for output in outputs.clone() {
@@ -199,9 +215,12 @@ impl<'a> Beside<'a> {
     #[inline(always)]
     pub(super) unsafe fn new(
         products: &'a mut Products,
-        waiting: [Option<Product>; 2],
+        mut waiting: [Option<Product>; 2],
         turns: usize,
     ) -> Self {
+        if waiting[0].is_none() {
+            waiting.swap(0, 1);
+        }
         Self {
             products,
             turns: waiting.iter().flatten().map(Product::turns).sum(),
@@ -232,9 +251,8 @@ impl<'a> Beside<'a> {
     #[inline(always)]
     fn step(&mut self) -> bool {
         let [first, second] = &mut self.waiting;
-        let product = match (first.as_ref(), second.as_ref()) {
-            (Some(product), _) | (None, Some(product)) => product,
-            (None, None) => return false,
+        let Some(product) = first else {
+            return false;
         };
         // SAFETY: promised when this was made; turns come in order here.
         unsafe { product.turn(self.products, self.at) };

@@ -77,7 +77,7 @@ impl<T: KvElement> Walk<'_, T> {
                 let scores = scratch.scores(stage, &unit);
                 // SAFETY: promised by the caller, here and below; keys are inside their blocks as far as they are
                 // seen, rounded up to whole steps; a stage is one unit's until its results have been taken.
-                unsafe { Beside::new(products, [Some(scores), None], 0) }.finish();
+                unsafe { scores.run(products) };
             }
             let mut waiting = [None, None];
             if many {
@@ -108,7 +108,7 @@ impl<T: KvElement> Walk<'_, T> {
             } else {
                 let sums = scratch.sums(stage, &unit);
                 // SAFETY: as above.
-                unsafe { Beside::new(products, [Some(sums), None], 0) }.finish();
+                unsafe { sums.run(products) };
                 let found = scratch.found(stage, &unit);
                 take(&mut self.scratch.states, unit.partition, found);
             }
@@ -118,7 +118,7 @@ impl<T: KvElement> Walk<'_, T> {
             let stage = 1 - stage;
             let sums = scratch.sums(stage, last);
             // SAFETY: as above.
-            unsafe { Beside::new(products, [Some(sums), None], 0) }.finish();
+            unsafe { sums.run(products) };
             let found = scratch.found(stage, last);
             take(&mut self.scratch.states, last.partition, found);
         }

@@ -103,7 +103,9 @@ impl TileScratch {
         let stride = self.partial_stride();
         for stage in &mut self.stages {
             stage.scores.reserve(PAIRS * SCORES);
-            stage.weights.reserve(PAIRS / TILE_ROWS * KEY_STEPS * ROW_STEP);
+            stage
+                .weights
+                .reserve(PAIRS / TILE_ROWS * KEY_STEPS * ROW_STEP);
             stage.partial.reserve(PAIRS * stride);
         }
     }
