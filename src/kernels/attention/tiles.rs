@@ -56,11 +56,6 @@ impl Unit {
     fn row_tiles(&self) -> usize {
         self.pairs.len().div_ceil(TILE_ROWS)
     }
-
-    /// How often weighing gives a turn to what goes on beside it.
-    pub(super) fn turns(&self) -> usize {
-        self.pairs.len() * self.steps.len()
-    }
 }
 
 /// What a unit leaves behind.

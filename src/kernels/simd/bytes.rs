@@ -57,6 +57,20 @@ pub(in crate::kernels) trait ByteDot: Simd {
     /// `acc + w₀·x₀ + w₁·x₁` over the two signed 16-bit numbers of each lane, `x` the same in all lanes.
     unsafe fn dot_words(acc: Self::I, w: Self::Bytes, x: u32) -> Self::I;
     unsafe fn to_f32(v: Self::I) -> Self::F;
+    /// What sums for [`Self::scaled`] begin with.
+    const LIFT: i32 = 0;
+    /// What [`Self::scaled`] asks for beside a scale, which has at most sixteen bits.
+    #[inline(always)]
+    unsafe fn lift(_scale: Self::F) -> Self::F {
+        // SAFETY: promised by the caller.
+        unsafe { Self::splat(0.0) }
+    }
+    /// `(v − LIFT) · scale`, rounded once; the difference is within 2²².
+    #[inline(always)]
+    unsafe fn scaled(v: Self::I, scale: Self::F, _lift: Self::F) -> Self::F {
+        // SAFETY: promised by the caller.
+        unsafe { Self::mul(Self::to_f32(v), scale) }
+    }
     /// Sixteen unsigned bytes.
     unsafe fn load_u8(p: *const u8) -> Self::F;
 }

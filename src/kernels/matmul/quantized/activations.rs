@@ -5,7 +5,7 @@
 //! | [`Activation::Super`], 256 inputs | [`Activation::Plain`], 32 inputs |
 //! |---|---|
 //! | 64 words: four quants each | 8 words: four quants each |
-//! | 4 words: the sums of twice 32 quants, as `i16` | 1 word: −128 · the sum of the quants |
+//! | 4 words: the sums of twice 32 quants, as `i16` | 1 word: −128 · the sum of the quants, lifted ([`ByteDot::LIFT`]) |
 //! | 16 words: −32 · the sum of 16 quants | 1 word: the scale, as `f32` |
 //! | 1 word: the scale, as `f32` | |
 
@@ -196,7 +196,7 @@ impl ByteDotTask for Quantize<'_> {
                             put((-32 * sum(sixteen)) as u32);
                         }
                     }
-                    Activation::Plain => put((-128 * sum(quants)) as u32),
+                    Activation::Plain => put((S::LIFT - 128 * sum(quants)) as u32),
                 }
                 put(scale.to_bits());
             }

@@ -549,7 +549,7 @@ impl Product for Q6K {
 const OFFSET: usize = 8;
 const PLAIN_SCALE: usize = 9;
 
-/// `sums += d · scale · parts`.
+/// `sums += d · scale · parts` of lifted parts.
 ///
 /// # Safety
 /// As [`Product::add`].
@@ -563,10 +563,11 @@ unsafe fn finish_plain<S: ByteDot, const M: usize, const N: usize>(
     // SAFETY: promised by the caller.
     unsafe {
         let d = each!(panels, |panel| S::load_f16(panel.cast::<f16>()));
+        let lift = each!(d, |d| S::lift(d));
         for (m, sums) in sums.iter_mut().enumerate() {
             let scale = row_scale::<S>(x.add(PLAIN_SCALE * M + m));
             for (n, sum) in sums.iter_mut().enumerate() {
-                *sum = S::fma(S::mul(S::to_f32(parts[m][n]), d[n]), scale, *sum);
+                *sum = S::fma(S::scaled(parts[m][n], d[n], lift[n]), scale, *sum);
             }
         }
     }
@@ -610,8 +611,10 @@ impl Product for Q4_0 {
         // SAFETY: promised by the caller.
         unsafe {
             // The quants stand for q - 8: a sixteenth of the offset, exactly.
-            let mut parts: Sums<S::I, M, N> =
-                from_fn(|m| [S::splat_i32(*x.add(OFFSET * M + m) as i32 >> 4); N]);
+            let mut parts: Sums<S::I, M, N> = from_fn(|m| {
+                let offset = *x.add(OFFSET * M + m) as i32 - S::LIFT;
+                [S::splat_i32((offset >> 4) + S::LIFT); N]
+            });
             for i in 0..4 {
                 let both = each!(panels, |panel| S::load_bytes(
                     panel.add(HALVES + i * VECTOR)
