@@ -1,30 +1,14 @@
 //! The description of this server's API (OpenAPI 3.1): `GET /openapi.json`, and a page to read it at `/docs/`.
 //!
-//! The types in these modules describe the wire; the request types are what [`super::request`] and its siblings
+//! The types in [`wire`] describe the wire; the request types are what [`super::request`] and its siblings
 //! read field by field. That description and parser agree is tested: every described field is checked by the
 //! parser, and schemathesis sends what the description allows (see `.ci/run`).
 
-// Types that are described and never built.
-#[allow(dead_code)]
-mod anthropic;
-#[allow(dead_code)]
-mod chat;
-#[allow(dead_code)]
-mod completions;
-#[allow(dead_code)]
-mod errors;
-#[allow(dead_code)]
-mod ollama;
-#[allow(dead_code)]
-mod paths;
-#[allow(dead_code)]
-mod responses;
-#[allow(dead_code)]
-mod server;
 #[cfg(test)]
 mod tests;
+// Its types are described and never built.
 #[allow(dead_code)]
-mod tokens;
+mod wire;
 
 use utoipa::openapi::OpenApi;
 use utoipa_swagger_ui::{Config, SwaggerUi};
@@ -36,7 +20,7 @@ pub const PAGE_PATH: &str = "/docs/";
 
 /// The description.
 pub fn description() -> OpenApi {
-    <paths::Description as utoipa::OpenApi>::openapi()
+    <wire::Description as utoipa::OpenApi>::openapi()
 }
 
 /// The page and the description, to be registered as one service.

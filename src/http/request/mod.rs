@@ -4,9 +4,11 @@ pub mod chat;
 pub mod completion;
 pub mod fields;
 pub mod limits;
+mod messages;
 pub mod options;
 pub mod response_format;
 pub mod tool_choice;
+mod tools;
 
 use serde_json::Value;
 
