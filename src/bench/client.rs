@@ -228,18 +228,29 @@ impl Client {
     /// # Errors
     /// When the server does not answer with 200.
     pub fn get(&self, path: &str) -> Result<String, RequestError> {
+        match self.page(path)? {
+            (200, body) => Ok(body),
+            (status, body) => Err(refused(status, &body)),
+        }
+    }
+
+    /// Whether the server says on `/health` that it is still loading its model, as several servers do.
+    pub fn is_loading(&self) -> bool {
+        let page = self.page("/health");
+        page.is_ok_and(|(status, body)| {
+            status == 503 && body.to_ascii_lowercase().contains("loading")
+        })
+    }
+
+    /// The status and the text of a page that is not long.
+    fn page(&self, path: &str) -> Result<(u16, String), RequestError> {
         let mut request = self.agent.get(format!("{}{path}", self.url));
         if let Some(key) = &self.key {
             request = request.header("Authorization", format!("Bearer {}", key.reveal()));
         }
         let mut response = request.call().map_err(RequestError::of)?;
         let status = response.status().as_u16();
-        let body = short_text(response.body_mut())?;
-        if status == 200 {
-            Ok(body)
-        } else {
-            Err(refused(status, &body))
-        }
+        Ok((status, short_text(response.body_mut())?))
     }
 
     /// Asks, and reads the whole answer.

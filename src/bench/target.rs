@@ -1,5 +1,7 @@
 //! A server that is measured: found, tried out and warmed up.
 
+use std::time::{Duration, Instant};
+
 use super::arguments::Arguments;
 use super::client::{Client, Extensions, Message, RequestError};
 use super::error::BenchError;
@@ -7,6 +9,8 @@ use super::prompts::Prompts;
 
 /// Words of the two prompts whose token counts give tokens a word.
 const PROBE_WORDS: [usize; 2] = [50, 250];
+/// Time between two questions whether a server has loaded its model.
+const POLL: Duration = Duration::from_millis(200);
 /// Tokens a word where a server does not count: what common vocabularies have for these words.
 const USUAL_TOKENS_PER_WORD: f64 = 1.06;
 
@@ -52,6 +56,7 @@ impl Target {
             url: client.url().to_owned(),
             reason,
         };
+        wait_until_loaded(&client, arguments.timeout);
         let listed = client.models();
         let client = match (model, &listed) {
             (Some(model), _) => client.with_model(model.to_owned()),
@@ -109,6 +114,14 @@ pub fn metric(scrape: &str, name: &str) -> Option<f64> {
         .lines()
         .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     values.next()?.trim().parse().ok()
+}
+
+/// Waits while the server says that it is still loading its model, as long as for any answer.
+fn wait_until_loaded(client: &Client, timeout: Duration) {
+    let started = Instant::now();
+    while client.is_loading() && started.elapsed() < timeout {
+        std::thread::sleep(POLL);
+    }
 }
 
 /// All extensions that the server takes.

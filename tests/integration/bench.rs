@@ -4,6 +4,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
@@ -293,8 +295,17 @@ fn requests_that_fail_are_counted_and_fail_the_run() {
 }
 
 #[test]
+fn a_server_that_is_loading_is_waited_for() {
+    let other = PlainServer::start(2);
+    let arguments = ["single", "--rounds", "1", "--output-tokens", "3"];
+    let report = report(other.address, &arguments);
+    assert_eq!(median(&report, "single")["errors"], 0);
+    assert_eq!(other.loading.load(Ordering::Relaxed), 0);
+}
+
+#[test]
 fn a_server_without_extensions_is_measured_by_its_pieces() {
-    let other = PlainServer::start();
+    let other = PlainServer::start(0);
     let arguments = ["single", "--rounds", "2", "--output-tokens", "3"];
     let report = report(other.address, &arguments);
     let notes = report["servers"][0]["notes"].to_string();
@@ -313,24 +324,30 @@ fn a_server_without_extensions_is_measured_by_its_pieces() {
 /// Another server, of the plainest kind: refuses what it does not know, and counts nothing.
 struct PlainServer {
     address: SocketAddr,
+    /// How many more requests find it loading its model.
+    loading: Arc<AtomicUsize>,
 }
 
 impl PlainServer {
-    fn start() -> Self {
+    fn start(loading: usize) -> Self {
+        let loading = Arc::new(AtomicUsize::new(loading));
+        let is_loading = Arc::clone(&loading);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         // Ends with the test process.
         std::thread::spawn(move || {
             for socket in listener.incoming().map_while(Result::ok) {
-                std::thread::spawn(move || answer(socket));
+                let less = |count: usize| count.checked_sub(1);
+                let loading = is_loading.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                std::thread::spawn(move || answer(socket, loading.is_ok()));
             }
         });
-        Self { address }
+        Self { address, loading }
     }
 }
 
 /// Answers one request and closes. A client that leaves ends the thread.
-fn answer(mut socket: TcpStream) -> Option<()> {
+fn answer(mut socket: TcpStream, is_loading: bool) -> Option<()> {
     let mut reader = BufReader::new(socket.try_clone().ok()?);
     let (mut head, mut length) = (String::new(), 0);
     loop {
@@ -347,7 +364,13 @@ fn answer(mut socket: TcpStream) -> Option<()> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     let body = String::from_utf8(body).ok()?;
-    let (status, kind, text) = if head.starts_with("GET /v1/models") {
+    let (status, kind, text) = if is_loading {
+        (
+            "503 Service Unavailable",
+            "application/json",
+            r#"{"error":{"code":503,"message":"Loading model"}}"#.to_owned(),
+        )
+    } else if head.starts_with("GET /v1/models") {
         (
             "200 OK",
             "application/json",
