@@ -56,8 +56,7 @@ impl Target {
             url: client.url().to_owned(),
             reason,
         };
-        wait_until_loaded(&client, arguments.timeout);
-        let listed = client.models();
+        let listed = models_once_loaded(&client, arguments.timeout);
         let client = match (model, &listed) {
             (Some(model), _) => client.with_model(model.to_owned()),
             (None, Ok(models)) if models.is_empty() => {
@@ -116,10 +115,17 @@ pub fn metric(scrape: &str, name: &str) -> Option<f64> {
     values.next()?.trim().parse().ok()
 }
 
-/// Waits while the server says that it is still loading its model, as long as for any answer.
-fn wait_until_loaded(client: &Client, timeout: Duration) {
+/// The models that the server lists, once it no longer says that it is loading one; as long as for any answer.
+fn models_once_loaded(client: &Client, timeout: Duration) -> Result<Vec<String>, RequestError> {
     let started = Instant::now();
-    while client.is_loading() && started.elapsed() < timeout {
+    loop {
+        let listed = client.models();
+        // It may have begun to listen, or finished, between the two questions.
+        let refused = matches!(&listed, Err(RequestError::Refused { status: 503, message })
+            if message.to_ascii_lowercase().contains("loading"));
+        if !(refused || client.is_loading()) || started.elapsed() >= timeout {
+            return listed;
+        }
         std::thread::sleep(POLL);
     }
 }
