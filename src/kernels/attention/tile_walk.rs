@@ -63,6 +63,8 @@ impl<T: KvElement> Walk<'_, T> {
         let ends = sight.units.iter().map(|unit| unit.ends.1);
         let end = ends.max().unwrap_or(0).min(partitions.end * PARTITION);
         let many = self.pairs() >= MANY_PAIRS;
+        // Nothing of another walk's.
+        scratch.ahead.begin(std::iter::empty(), 0, 1);
         let mut units = Units {
             partitions,
             index: 0,
