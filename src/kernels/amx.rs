@@ -88,7 +88,7 @@ impl Tiles {
         unsafe { Self::configure_rows(TILE_ROWS) }
     }
 
-    /// As [`Self::configure`], but for [`Self::add_one_by_four`] with only `rows` rows and sums: a product takes
+    /// As [`Self::configure`], but with only `rows` rows and sums for one tile of rows by four: a product takes
     /// as many cycles as there are rows.
     ///
     /// # Safety

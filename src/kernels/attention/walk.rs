@@ -403,7 +403,7 @@ impl<'a, T: KvElement> Walk<'a, T> {
     }
 
     /// The first and the last key that any of some pairs attends to.
-    pub(super) fn keys_seen(&self, pairs: Range<usize>) -> (usize, usize) {
+    fn keys_seen(&self, pairs: Range<usize>) -> (usize, usize) {
         let mut seen = (usize::MAX, 0);
         for pair in pairs {
             let position = self.position(pair);
@@ -433,7 +433,7 @@ impl<'a, T: KvElement> Walk<'a, T> {
         self.plan.row(self.place(pair)).position as usize
     }
 
-    pub(super) fn query_head(&self, pair: usize) -> usize {
+    fn query_head(&self, pair: usize) -> usize {
         self.kv_head * self.group() + pair % self.group()
     }
 
