@@ -265,9 +265,10 @@ impl Tiles {
         }
     }
 
-    /// Begins sums of zero, for [`Self::multiply_two_by_two`] or [`Self::multiply_one_by_four`].
+    /// Begins sums of zero, for [`Self::multiply_two_by_two`], [`Self::multiply_one_by_four`] or
+    /// [`Self::multiply_bytes`].
     ///
-    /// From here to [`Self::store_two_by_two`] or [`Self::store_one_by_four`] sums stay in the tiles between blocks
+    /// From here to [`Self::store_two_by_two`] and the like sums stay in the tiles between blocks
     /// of assembly. The compiler has no use for these registers, and the system saves them; `&mut` keeps other
     /// products of this value apart.
     #[inline(always)]
@@ -349,6 +350,73 @@ impl Tiles {
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack, readonly, preserves_flags),
+            );
+        }
+    }
+
+    /// Products of bytes: one step of 64 inputs of a tile of rows, as many as are configured, with the four tiles of
+    /// weights that begin at `weights`, added to the sums that [`Self::begin`] began, which are exact `i32`.
+    ///
+    /// A tile of rows has 64 signed bytes for each, one of weights four inputs of sixteen outputs in each row. The first
+    /// and third tile of weights are unsigned; the others are signed if `signed`, a constant.
+    ///
+    /// # Safety
+    /// The pointers cover one and four tiles.
+    #[inline(always)]
+    pub(super) unsafe fn multiply_bytes(
+        &mut self,
+        signed: bool,
+        rows: *const u8,
+        weights: *const u8,
+    ) {
+        macro_rules! step {
+            ($product:literal) => {
+                // SAFETY: promised by the caller; the tile registers are used nowhere else.
+                asm!(
+                    "tileloadd tmm4, [{rows} + {vector}]",
+                    "tileloadd tmm5, [{weights} + {vector}]",
+                    "tdpbsud tmm0, tmm4, tmm5",
+                    "tileloadd tmm6, [{weights} + {vector} + 1024]",
+                    concat!($product, " tmm1, tmm4, tmm6"),
+                    "tileloadd tmm7, [{weights} + {vector} + 2048]",
+                    "tdpbsud tmm2, tmm4, tmm7",
+                    "tileloadd tmm5, [{weights} + {vector} + 3072]",
+                    concat!($product, " tmm3, tmm4, tmm5"),
+                    rows = in(reg) rows,
+                    weights = in(reg) weights,
+                    vector = in(reg) 64usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack, readonly, preserves_flags),
+                )
+            };
+        }
+        // SAFETY: promised by the caller.
+        unsafe {
+            if signed {
+                step!("tdpbssd")
+            } else {
+                step!("tdpbsud")
+            }
+        }
+    }
+
+    /// Stores the sums of [`Self::multiply_bytes`], one tile after the other.
+    ///
+    /// # Safety
+    /// `to` has room for four tiles.
+    #[inline(always)]
+    pub(super) unsafe fn store_whole(&mut self, to: *mut i32) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            asm!(
+                "tilestored [{to} + {vector}], tmm0",
+                "tilestored [{to} + {vector} + 1024], tmm1",
+                "tilestored [{to} + {vector} + 2048], tmm2",
+                "tilestored [{to} + {vector} + 3072], tmm3",
+                to = in(reg) to,
+                vector = in(reg) 64usize,
+                options(nostack, preserves_flags),
             );
         }
     }

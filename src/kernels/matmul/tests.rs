@@ -219,8 +219,15 @@ fn a_row_has_the_same_bits_whatever_the_other_rows() {
 fn many_rows_in_several_blocks_match_few() {
     let pool = ThreadPool::new(3).unwrap();
     let x = numbers(300 * 2048, 7);
-    for format in [Format::F32, Format::Bf16Fast] {
-        let (packed, _) = matrix(format, 40, 2048);
+    let dense = [Format::F32, Format::Bf16Fast].map(|format| matrix(format, 40, 2048).0);
+    let kinds = [
+        GgmlDType::Q4K,
+        GgmlDType::Q5K,
+        GgmlDType::Q6K,
+        GgmlDType::Q8_0,
+    ];
+    let quantized = kinds.map(|kind| quantized(kind, 40, 2048).0);
+    for (index, packed) in dense.iter().chain(&quantized).enumerate() {
         let mut whole = vec![0.0; 300 * 40];
         packed.matmul(&pool, &x, None, &mut whole).unwrap();
         for row in [0, 1, 47, 48, 150, 299] {
@@ -229,7 +236,7 @@ fn many_rows_in_several_blocks_match_few() {
                 .matmul(&pool, &x[row * 2048..][..2048], None, &mut alone)
                 .unwrap();
             let expected = &whole[row * 40..][..40];
-            assert_eq!(bits(&alone), bits(expected), "{format:?} row {row}");
+            assert_eq!(bits(&alone), bits(expected), "matrix {index}, row {row}");
         }
     }
 }
@@ -303,7 +310,7 @@ fn byte_dot_products_give_the_scalar_twins_bits() {
     let pool = ThreadPool::new(2).unwrap();
     for kind in PANELS {
         let packed = quantized_for(Isa::Scalar, kind, 70, 512);
-        for rows in [1, 2, 5, 19] {
+        for rows in [1, 2, 5, 19, 45] {
             let x = numbers(rows * 512, 3);
             let mut twin = vec![0.0; rows * 70];
             packed
@@ -313,6 +320,81 @@ fn byte_dot_products_give_the_scalar_twins_bits() {
                 let mut found = vec![0.0; rows * 70];
                 packed.matmul_on(isa, &pool, &x, None, &mut found).unwrap();
                 assert_eq!(bits(&found), bits(&twin), "{isa:?} {kind:?} {rows} rows");
+            }
+        }
+    }
+}
+
+/// Blocks of a K-quant with the largest sums that there can be: scales and quants of one size, of one sign or in turn,
+/// and a few that make the sums odd.
+fn extreme(kind: GgmlDType, out: usize, inputs: usize) -> PackedMatrix {
+    let one = f16::ONE.to_le_bytes();
+    let block = |output: usize| -> Vec<u8> {
+        let odd = [0xff, 0xf7, 0x7f, 0xff][output % 4];
+        match kind {
+            // Quants of 0 or 63 that stand for -32 and 31, scales of -128.
+            GgmlDType::Q6K => {
+                let quants = [0u8, 0xff, 0, 0x01][output % 4];
+                let mut block = vec![quants; 192];
+                block[output % 192] ^= 0x10;
+                block.extend([0x80; 16]);
+                block.extend(one);
+                block
+            }
+            // All scales and minima 63.
+            _ => {
+                let mut block = [one, one].concat();
+                block.extend([0xff; 12]);
+                if kind == GgmlDType::Q5K {
+                    block.extend([0xff; 32]);
+                }
+                block.extend([odd; 128]);
+                block
+            }
+        }
+    };
+    let bytes: Vec<u8> = (0..out)
+        .flat_map(|output| block(output).repeat(inputs / 256))
+        .collect();
+    let tensor = candle_core::quantized::ggml_file::qtensor_from_ggml(
+        kind,
+        &bytes,
+        vec![out, inputs],
+        &Device::Cpu,
+    );
+    PackedMatrix::from_quantized_for(Isa::Scalar, &Arc::new(tensor.unwrap())).unwrap()
+}
+
+#[test]
+fn the_largest_sums_have_the_same_bits_in_all_kernels() {
+    if !cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+        return;
+    }
+    let pool = ThreadPool::new(2).unwrap();
+    let (out, inputs, rows) = (20, 512, 40);
+    for kind in [GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K] {
+        let packed = extreme(kind, out, inputs);
+        // Rows of the largest quants, all of one sign, in turn, or but for a few.
+        let x: Vec<f32> = (0..rows * inputs)
+            .map(|i| match (i / inputs % 5, i % inputs) {
+                (0, _) => 127.0,
+                (1, _) => -127.0,
+                (2, i) => [127.0, -127.0][i % 2],
+                (3, i) => [127.0, 126.0, 1.0][i % 3],
+                (_, i) => (i % 255) as f32 - 127.0,
+            })
+            .collect();
+        for isa in Isa::available() {
+            let mut whole = vec![0.0; rows * out];
+            packed.matmul_on(isa, &pool, &x, None, &mut whole).unwrap();
+            for row in 0..5 {
+                let mut alone = vec![0.0; out];
+                let x = &x[row * inputs..][..inputs];
+                packed
+                    .matmul_on(Isa::Scalar, &pool, x, None, &mut alone)
+                    .unwrap();
+                let found = &whole[row * out..][..out];
+                assert_eq!(bits(found), bits(&alone), "{isa:?} {kind:?} row {row}");
             }
         }
     }

@@ -310,6 +310,16 @@ impl ByteDot for Avx512 {
         // SAFETY: see above.
         unsafe { _mm512_cvtepi32_ps(v) }
     }
+    #[inline(always)]
+    unsafe fn to_i32(v: __m512) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtps_epi32(v) }
+    }
+    #[inline(always)]
+    unsafe fn add_i32(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
     /// The bits of 1.5 · 2²³, to which whole numbers are added as to an integer.
     const LIFT: i32 = LIFT.to_bits() as i32;
     #[inline(always)]

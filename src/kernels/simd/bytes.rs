@@ -57,6 +57,9 @@ pub(in crate::kernels) trait ByteDot: Simd {
     /// `acc + w₀·x₀ + w₁·x₁` over the two signed 16-bit numbers of each lane, `x` the same in all lanes.
     unsafe fn dot_words(acc: Self::I, w: Self::Bytes, x: u32) -> Self::I;
     unsafe fn to_f32(v: Self::I) -> Self::F;
+    /// Of whole numbers within 2²⁴.
+    unsafe fn to_i32(v: Self::F) -> Self::I;
+    unsafe fn add_i32(a: Self::I, b: Self::I) -> Self::I;
     /// What sums for [`Self::scaled`] begin with.
     const LIFT: i32 = 0;
     /// What [`Self::scaled`] asks for beside a scale, which has at most sixteen bits.
@@ -164,6 +167,14 @@ impl ByteDot for scalar::Scalar {
     #[inline(always)]
     unsafe fn to_f32(v: Self::I) -> Self::F {
         each(|i| v[i] as f32)
+    }
+    #[inline(always)]
+    unsafe fn to_i32(v: Self::F) -> Self::I {
+        each(|i| v[i] as i32)
+    }
+    #[inline(always)]
+    unsafe fn add_i32(a: Self::I, b: Self::I) -> Self::I {
+        each(|i| a[i] + b[i])
     }
     #[inline(always)]
     unsafe fn load_u8(p: *const u8) -> Self::F {

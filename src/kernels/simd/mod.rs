@@ -20,6 +20,8 @@ mod scalar;
 use half::{bf16, f16};
 
 use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::Avx512;
 pub(super) use bytes::{ByteDot, ByteDotTask, dispatch_bytes};
 
 /// Lanes of a vector.

@@ -370,6 +370,16 @@ impl ByteDot for Neon {
         each(|i| unsafe { vcvtq_f32_s32(v[i]) })
     }
     #[inline(always)]
+    unsafe fn to_i32(v: Four) -> Self::I {
+        // SAFETY: see above.
+        each(|i| unsafe { vcvtq_s32_f32(v[i]) })
+    }
+    #[inline(always)]
+    unsafe fn add_i32(a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: see above.
+        each(|i| unsafe { vaddq_s32(a[i], b[i]) })
+    }
+    #[inline(always)]
     unsafe fn load_u8(p: *const u8) -> Four {
         // SAFETY: see above.
         unsafe {

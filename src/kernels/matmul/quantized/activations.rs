@@ -42,7 +42,7 @@ impl Activation {
 pub(super) struct RowTile {
     pub(super) first_row: usize,
     pub(super) rows: usize,
-    /// The word where its records begin.
+    /// Where its records begin.
     pub(super) start: usize,
 }
 
@@ -210,7 +210,7 @@ impl ByteDotTask for Quantize<'_> {
 /// # Safety
 /// As [`ByteDot`]; the slices have the same length, a multiple of sixteen.
 #[inline(always)]
-unsafe fn quantize<S: ByteDot>(x: &[f32], quants: &mut [i8]) -> f32 {
+pub(super) unsafe fn quantize<S: ByteDot>(x: &[f32], quants: &mut [i8]) -> f32 {
     // SAFETY: promised by the caller.
     unsafe {
         let mut largest = S::splat(0.0);

@@ -2,7 +2,9 @@
 //! the broadcasts of the activations, of which the machine loads fewer than it could multiply; with many, rows
 //! share what it takes to unpack the weights.
 //!
-//! Every output is computed by the same operations in the same order whatever the number of rows.
+//! Every output is computed by the same operations in the same order whatever the number of rows. Of K-quants the sum
+//! of 256 inputs, with the whole-numbered scales of their parts, is exact and rounded once, so that it may be computed
+//! in another way ([`super::tiles`]).
 
 use std::array::from_fn;
 use std::marker::PhantomData;
@@ -282,6 +284,23 @@ unsafe fn begin_with<S: ByteDot, const M: usize, const N: usize>(
     from_fn(|m| [unsafe { S::splat_i32(*x.add(m) as i32) }; N])
 }
 
+/// `whole += scaled`, whole numbers within 2²⁴.
+///
+/// # Safety
+/// As [`ByteDot`].
+#[inline(always)]
+unsafe fn add_whole<S: ByteDot, const M: usize, const N: usize>(
+    scaled: &Sums<S::F, M, N>,
+    whole: &mut Sums<S::I, M, N>,
+) {
+    for (whole, scaled) in whole.iter_mut().zip(scaled) {
+        for (whole, &scaled) in whole.iter_mut().zip(scaled) {
+            // SAFETY: promised by the caller.
+            unsafe { *whole = S::add_i32(*whole, S::to_i32(scaled)) };
+        }
+    }
+}
+
 /// A row's scale.
 ///
 /// # Safety
@@ -309,11 +328,18 @@ trait Quants {
         i: usize,
     ) -> S::Bytes;
 
+    /// Pairs of parts whose scaled sums, whole numbers, are within 2²⁴ whatever the weights and activations: so many
+    /// are added up as `f32` without being rounded.
+    const EXACT_PAIRS: usize;
+
     /// The scales of a part, for sums of quants as they are loaded.
     unsafe fn scales<S: ByteDot, const UPPER: bool>(scales: *const u8) -> S::F;
 }
 
 impl Quants for Q4K {
+    // 128 inputs of at most 15 · 63 · 127.
+    const EXACT_PAIRS: usize = 2;
+
     #[inline(always)]
     unsafe fn load<S: ByteDot, const UPPER: bool>(
         panel: *const u8,
@@ -346,6 +372,9 @@ impl Quants for Q4K {
 }
 
 impl Quants for Q5K {
+    // 64 inputs of at most 31 · 63 · 127.
+    const EXACT_PAIRS: usize = 1;
+
     #[inline(always)]
     unsafe fn load<S: ByteDot, const UPPER: bool>(
         panel: *const u8,
@@ -399,6 +428,50 @@ unsafe fn add_part<F: Quants, S: ByteDot, const M: usize, const N: usize, const 
     }
 }
 
+/// The scaled sums of 256 inputs of `Q4_K` or `Q5_K`, exact but for one rounding at the end.
+///
+/// # Safety
+/// As [`Product::add`].
+#[inline(always)]
+unsafe fn scaled_k45<F: Quants, S: ByteDot, const M: usize, const N: usize>(
+    panels: [*const u8; N],
+    x: *const u32,
+) -> Sums<S::F, M, N> {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let zero = [[S::splat(0.0); N]; M];
+        if F::EXACT_PAIRS == 2 {
+            let [mut sums, mut rest] = [zero; 2];
+            for (first, scaled) in [(0, &mut sums), (2, &mut rest)] {
+                for chunk in first..first + 2 {
+                    add_part::<F, S, M, N, false>(panels, x, chunk, scaled);
+                    add_part::<F, S, M, N, true>(panels, x, chunk, scaled);
+                }
+            }
+            for (sums, rest) in sums.iter_mut().zip(&rest) {
+                for (sum, &rest) in sums.iter_mut().zip(rest) {
+                    *sum = S::add(*sum, rest);
+                }
+            }
+            return sums;
+        }
+        let mut whole = [[S::splat_i32(0); N]; M];
+        for chunk in 0..4 {
+            let mut scaled = zero;
+            add_part::<F, S, M, N, false>(panels, x, chunk, &mut scaled);
+            add_part::<F, S, M, N, true>(panels, x, chunk, &mut scaled);
+            add_whole::<S, M, N>(&scaled, &mut whole);
+        }
+        let mut sums = zero;
+        for (sums, whole) in sums.iter_mut().zip(&whole) {
+            for (sum, &whole) in sums.iter_mut().zip(whole) {
+                *sum = S::to_f32(whole);
+            }
+        }
+        sums
+    }
+}
+
 /// `Q4_K` and `Q5_K`: the weight is `d·scale·q − dmin·minimum`, so the product of 256 inputs is
 /// `d·Σ scale·(q·x) − dmin·Σ minimum·(Σ x)`.
 ///
@@ -412,11 +485,7 @@ unsafe fn add_k45<F: Quants, S: ByteDot, const M: usize, const N: usize>(
 ) {
     // SAFETY: promised by the caller.
     unsafe {
-        let mut scaled = [[S::splat(0.0); N]; M];
-        for chunk in 0..4 {
-            add_part::<F, S, M, N, false>(panels, x, chunk, &mut scaled);
-            add_part::<F, S, M, N, true>(panels, x, chunk, &mut scaled);
-        }
+        let scaled = scaled_k45::<F, S, M, N>(panels, x);
         let mut minima = [[S::splat_i32(0); N]; M];
         for pair in 0..4 {
             let weights = each!(panels, |panel| S::widen_bytes(
@@ -488,7 +557,7 @@ unsafe fn k6_quants<S: ByteDot, const PART: usize>(
     }
 }
 
-/// 32 inputs of `Q6_K`, the `PART`-th of a half.
+/// 32 inputs of `Q6_K`, the `PART`-th of a half. Their scaled sums are within 2²⁴: at most 32 · 128 · 127 each.
 ///
 /// # Safety
 /// As [`Product::add`].
@@ -497,11 +566,12 @@ unsafe fn add_k6<S: ByteDot, const M: usize, const N: usize, const PART: usize>(
     panels: [*const u8; N],
     x: *const u32,
     half: usize,
-    scaled: &mut Sums<S::F, M, N>,
+    whole: &mut Sums<S::I, M, N>,
 ) {
     // SAFETY: promised by the caller.
     unsafe {
         let part = 4 * half + PART;
+        let mut scaled = [[S::splat(0.0); N]; M];
         for quarter in 0..2 {
             let sixteen = 2 * part + quarter;
             // The quants stand for q - 32.
@@ -513,8 +583,9 @@ unsafe fn add_k6<S: ByteDot, const M: usize, const N: usize, const PART: usize>(
             let scales = each!(panels, |panel| S::load_i8(
                 panel.add(k6::SCALES + sixteen * LANES).cast::<i8>()
             ));
-            scale_parts::<S, M, N>(&parts, scales, scaled);
+            scale_parts::<S, M, N>(&parts, scales, &mut scaled);
         }
+        add_whole::<S, M, N>(&scaled, whole);
     }
 }
 
@@ -527,18 +598,18 @@ impl Product for Q6K {
     ) {
         // SAFETY: promised by the caller.
         unsafe {
-            let mut scaled = [[S::splat(0.0); N]; M];
+            let mut whole = [[S::splat_i32(0); N]; M];
             for half in 0..2 {
-                add_k6::<S, M, N, 0>(panels, x, half, &mut scaled);
-                add_k6::<S, M, N, 1>(panels, x, half, &mut scaled);
-                add_k6::<S, M, N, 2>(panels, x, half, &mut scaled);
-                add_k6::<S, M, N, 3>(panels, x, half, &mut scaled);
+                add_k6::<S, M, N, 0>(panels, x, half, &mut whole);
+                add_k6::<S, M, N, 1>(panels, x, half, &mut whole);
+                add_k6::<S, M, N, 2>(panels, x, half, &mut whole);
+                add_k6::<S, M, N, 3>(panels, x, half, &mut whole);
             }
             let d = each!(panels, |panel| S::load_f16(panel.add(k6::D).cast::<f16>()));
             for (m, sums) in sums.iter_mut().enumerate() {
                 let scale = row_scale::<S>(x.add(SUPER_SCALE * M + m));
                 for (n, sum) in sums.iter_mut().enumerate() {
-                    *sum = S::fma(S::mul(d[n], scaled[m][n]), scale, *sum);
+                    *sum = S::fma(S::mul(d[n], S::to_f32(whole[m][n])), scale, *sum);
                 }
             }
         }

@@ -7,9 +7,13 @@
 
 mod activations;
 mod blocks;
+#[cfg(target_arch = "x86_64")]
+mod digits;
 mod formats;
 mod micro;
 mod panels;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use std::sync::Arc;
 
@@ -29,6 +33,8 @@ pub(super) enum QuantizedMatrix {
 #[derive(Default)]
 pub(super) struct Activations {
     panels: activations::Activations,
+    #[cfg(target_arch = "x86_64")]
+    tiles: tiles::Activations,
     blocks: blocks::Activations,
 }
 
@@ -36,6 +42,8 @@ impl Activations {
     /// A new call: what is quantized belongs to other rows.
     pub(super) fn forget(&mut self) {
         self.panels.forget();
+        #[cfg(target_arch = "x86_64")]
+        self.tiles.forget();
         self.blocks.forget();
     }
 }
@@ -91,9 +99,7 @@ impl QuantizedMatrix {
         target: Target<'_>,
     ) -> Result<(), KernelError> {
         match self {
-            Self::Panels(matrix) => {
-                matrix.matmul(isa, pool, x, rows, &mut activations.panels, target)
-            }
+            Self::Panels(matrix) => matrix.matmul(isa, pool, x, rows, activations, target),
             Self::Blocks(matrix) => matrix.matmul(pool, x, rows, &mut activations.blocks, target),
         }
     }

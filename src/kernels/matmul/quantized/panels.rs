@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 
-use super::activations::{Activations, Filled, RowTile};
+use super::Activations;
+use super::activations::{Filled, RowTile};
 use super::formats::{Q4_0, Q4K, Q5K, Q6K, Q8_0};
 use super::micro::{FEW_ROWS, MicroArgs, Product, multiply, panel_group};
 use crate::kernels::aligned::AlignedBuffer;
@@ -19,6 +20,17 @@ const SMALL: usize = 256 * 1024;
 const ROW_BLOCK_BYTES: usize = 384 * 1024;
 /// Bytes of weights below which packing is not worth a thread of its own.
 const SMALL_PACKING: usize = 1 << 20;
+
+/// From so many rows on a type goes through matrix tiles: unpacking for those takes longer, most of all of `Q4_K`,
+/// which the byte dot product takes almost as it is.
+#[cfg(target_arch = "x86_64")]
+fn rows_for_tiles(kind: Kind) -> Option<usize> {
+    match kind {
+        Kind::Q4K | Kind::Q5K => Some(24),
+        Kind::Q6K => Some(12),
+        Kind::Q8_0 | Kind::Q4_0 => None,
+    }
+}
 
 /// Weights `[out, in]` in panels.
 pub(in crate::kernels::matmul) struct PanelMatrix {
@@ -167,6 +179,21 @@ impl PanelMatrix {
         activations: &mut Activations,
         target: Target<'_>,
     ) -> Result<(), KernelError> {
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_tiles() && rows_for_tiles(self.kind).is_some_and(|from| rows >= from) {
+            let weights = super::tiles::TileWeights {
+                panels: &self.panels,
+                out_features: self.out_features,
+                in_features: self.in_features,
+            };
+            let activations = &mut activations.tiles;
+            match self.kind {
+                Kind::Q4K => return weights.matmul::<Q4K>(isa, pool, x, activations, target),
+                Kind::Q5K => return weights.matmul::<Q5K>(isa, pool, x, activations, target),
+                Kind::Q6K => return weights.matmul::<Q6K>(isa, pool, x, activations, target),
+                Kind::Q8_0 | Kind::Q4_0 => {}
+            }
+        }
         with_format!(
             self.kind,
             self.product(isa, pool, x, rows, activations, target)
@@ -182,7 +209,9 @@ impl PanelMatrix {
         activations: &mut Activations,
         target: Target<'_>,
     ) -> Result<(), KernelError> {
-        let filled = activations.fill(isa, pool, x, self.in_features, F::ACTIVATION)?;
+        let filled = activations
+            .panels
+            .fill(isa, pool, x, self.in_features, F::ACTIVATION)?;
         let panels = self.out_features.div_ceil(LANES);
         // Panels a tile: at least 32 tiles of whole groups, up to sixteen panels.
         let chunk = panels.div_ceil(32).next_multiple_of(8).min(16);
