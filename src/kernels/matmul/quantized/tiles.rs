@@ -23,7 +23,7 @@ const SMALL_ROWS: usize = 32 * 1024;
 /// Multiply-adds below which a product is not worth sharing among threads.
 const SMALL: usize = 1 << 20;
 /// Bytes of quantized rows that stay in the second-level cache while panels go past them.
-const ROW_BLOCK_BYTES: usize = 512 * 1024;
+const ROW_BLOCK_BYTES: usize = 1024 * 1024;
 /// Inputs of a block.
 const INPUTS: usize = 256;
 /// Panels of a unit.
@@ -221,7 +221,7 @@ struct Scratch {
     digits: AlignedBuffer<u8>,
     /// Of the unit that is multiplied and of the one before, `[tile][row][output]`.
     whole: AlignedBuffer<u32>,
-    /// The products so far, `[pair of panels][tile][row][output]`.
+    /// For each tile of rows the products so far with a unit's panels, `[row][output]`.
     products: AlignedBuffer<f32>,
 }
 
@@ -229,7 +229,7 @@ impl Scratch {
     fn reserve(&mut self, tiles: usize) {
         self.digits.reserve(2 * DIGITS);
         self.whole.reserve(2 * SUMS);
-        self.products.reserve(MAX_PANELS / PANELS * tiles * UNIT);
+        self.products.reserve(tiles * UNIT);
     }
 }
 
@@ -250,9 +250,10 @@ struct Unit {
     products: *mut f32,
     heads: usize,
     tile: RowTile,
+    /// The first of the panels, and how many blocks of inputs are still to come.
+    panel: usize,
+    blocks_left: usize,
     is_first: bool,
-    /// After this unit the tile's rows are complete.
-    is_last: bool,
 }
 
 impl Unit {
@@ -266,8 +267,9 @@ impl Unit {
             rows: 0,
             start: 0,
         },
+        panel: 0,
+        blocks_left: 0,
         is_first: true,
-        is_last: false,
     };
 }
 
@@ -322,7 +324,6 @@ unsafe fn run<F: Digits>(task: &Task<'_>, scratch: &mut Scratch) {
         let mut turn = 0;
         let mut this_digits = digits;
         let mut next_digits = digits.add(DIGITS);
-        let mut unit_products = products;
         let first_record = task.records.as_ptr().add(task.tiles[0].start);
         // So many shares of scaling and unpacking has a block; parts of the next one are due evenly.
         let shares = units * STEPS;
@@ -333,6 +334,7 @@ unsafe fn run<F: Digits>(task: &Task<'_>, scratch: &mut Scratch) {
             }
             let mut unpacked = if has_next { 0 } else { PARTS };
             let mut due = 0;
+            let mut unit_products = products;
             let mut record = first_record.add(step % blocks * task.block_bytes);
             for tile in task.tiles {
                 let sums = whole.add(turn * SUMS);
@@ -359,14 +361,12 @@ unsafe fn run<F: Digits>(task: &Task<'_>, scratch: &mut Scratch) {
                 unit.products = unit_products;
                 unit.heads = step % 3;
                 unit.tile = *tile;
+                unit.panel = task.panels.start + step / blocks * PANELS;
+                unit.blocks_left = blocks - 1 - step % blocks;
                 unit.is_first = step % blocks == 0;
-                unit.is_last = !has_next;
                 turn = 1 - turn;
                 unit_products = unit_products.add(UNIT);
                 record = record.add(RECORD);
-            }
-            if (step + 1) % blocks != 0 {
-                unit_products = unit_products.sub(units * UNIT);
             }
             std::mem::swap(&mut this_digits, &mut next_digits);
         }
@@ -436,47 +436,64 @@ unsafe fn finish<F: Digits>(
                 } else {
                     Avx512::load(so_far)
                 };
-                Avx512::store(so_far, Avx512::fma(product, scale, sum));
+                let sum = Avx512::fma(product, scale, sum);
+                if unit.blocks_left == 0 {
+                    write(task, unit, row, panel, sum);
+                } else {
+                    Avx512::store(so_far, sum);
+                }
             }
         }
     }
-    if unit.is_last {
+    if unit.blocks_left == 1 {
+        // Rows are often a power of two apart and their outputs far from the caches: they are asked for one block before
+        // they are written.
         for row in rows {
-            // SAFETY: promised by the caller.
-            unsafe { write(task, unit, row) };
+            let out = task
+                .target
+                .out
+                .at((unit.tile.first_row + row) * task.target.stride);
+            let out = out.wrapping_add(unit.panel * LANES);
+            for panel in 0..PANELS {
+                // SAFETY: a hint, whatever the address.
+                unsafe { prefetch_for_writing(out.wrapping_add(panel * LANES)) };
+            }
         }
     }
 }
 
-/// Writes a row's products, with the bias. A whole row of the task's outputs at a time: rows are often a power of two
-/// apart, and their lines then share a few sets of the caches.
+/// Asks for a cache line that will be written.
 ///
 /// # Safety
 /// As [`run`].
 #[inline(always)]
-unsafe fn write(task: &Task<'_>, unit: &Unit, row: usize) {
-    let first = task.panels.start * LANES;
-    let outputs = (task.panels.end * LANES).min(task.weights.out_features) - first;
-    let row_start = (unit.tile.first_row + row) * task.target.stride;
-    // The unit is the last of the row's.
-    let pairs = task.panels.len().div_ceil(PANELS);
-    let from = unit
-        .products
-        .wrapping_sub((pairs - 1) * task.tiles.len() * UNIT);
-    for panel in 0..task.panels.len() {
-        let place = panel * LANES;
-        let real = (outputs - place).min(LANES);
-        let mask = ((1u32 << real) - 1) as __mmask16;
-        // SAFETY: promised by the caller; only real outputs are read and written.
-        unsafe {
-            let bias = match task.target.bias {
-                Some(bias) => _mm512_maskz_loadu_ps(mask, bias.as_ptr().add(first + place)),
-                None => Avx512::splat(0.0),
-            };
-            let pair = from.add(panel / PANELS * task.tiles.len() * UNIT);
-            let sum = Avx512::load(pair.add((row * PANELS + panel % PANELS) * LANES));
-            let out = task.target.out.at(row_start + first + place);
-            _mm512_mask_storeu_ps(out, mask, Avx512::add(sum, bias));
-        }
+unsafe fn prefetch_for_writing(p: *const f32) {
+    // SAFETY: a hint; it cannot fault, and all machines with tiles have it.
+    unsafe {
+        std::arch::asm!("prefetchw [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly))
+    };
+}
+
+/// Adds the bias to sixteen outputs of a row and writes those that are real.
+///
+/// # Safety
+/// As [`run`].
+#[inline(always)]
+unsafe fn write(task: &Task<'_>, unit: &Unit, row: usize, panel: usize, sum: __m512) {
+    if unit.panel + panel >= task.panels.end {
+        return;
+    }
+    let first = (unit.panel + panel) * LANES;
+    let real = (task.weights.out_features - first).min(LANES);
+    let mask = ((1u32 << real) - 1) as __mmask16;
+    let row = (unit.tile.first_row + row) * task.target.stride;
+    // SAFETY: promised by the caller; only real outputs are read and written.
+    unsafe {
+        let bias = match task.target.bias {
+            Some(bias) => _mm512_maskz_loadu_ps(mask, bias.as_ptr().add(first)),
+            None => Avx512::splat(0.0),
+        };
+        let out = task.target.out.at(row + first);
+        _mm512_mask_storeu_ps(out, mask, Avx512::add(sum, bias));
     }
 }
