@@ -463,6 +463,15 @@ impl Tiles {
     }
 }
 
+/// Asks for a cache line that will be written. Any address will do.
+#[inline(always)]
+pub(super) fn prefetch_for_writing(p: *const f32) {
+    // SAFETY: a hint, which cannot fault; every machine with tiles has it.
+    unsafe {
+        asm!("prefetchw [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly));
+    }
+}
+
 impl Drop for Tiles {
     fn drop(&mut self) {
         // SAFETY: there is a configuration; without one the system has less to save when threads change.

@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::activations::{RowTile, quantize};
 use super::digits::{Digits, HEAD, Head, QUARTERS, STEP_BYTES, STEPS};
 use crate::kernels::aligned::AlignedBuffer;
-use crate::kernels::amx::{TILE_BYTES, TILE_ROWS, Tiles};
+use crate::kernels::amx::{TILE_BYTES, TILE_ROWS, Tiles, prefetch_for_writing};
 use crate::kernels::isa::Isa;
 use crate::kernels::matmul::{Input, Target};
 use crate::kernels::simd::{Avx512, ByteDot, ByteDotTask, CACHE_LINE, LANES, Simd, dispatch_bytes};
@@ -455,23 +455,10 @@ unsafe fn finish<F: Digits>(
                 .at((unit.tile.first_row + row) * task.target.stride);
             let out = out.wrapping_add(unit.panel * LANES);
             for panel in 0..PANELS {
-                // SAFETY: a hint, whatever the address.
-                unsafe { prefetch_for_writing(out.wrapping_add(panel * LANES)) };
+                prefetch_for_writing(out.wrapping_add(panel * LANES));
             }
         }
     }
-}
-
-/// Asks for a cache line that will be written.
-///
-/// # Safety
-/// As [`run`].
-#[inline(always)]
-unsafe fn prefetch_for_writing(p: *const f32) {
-    // SAFETY: a hint; it cannot fault, and all machines with tiles have it.
-    unsafe {
-        std::arch::asm!("prefetchw [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly))
-    };
 }
 
 /// Adds the bias to sixteen outputs of a row and writes those that are real.
