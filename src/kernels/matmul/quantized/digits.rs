@@ -53,7 +53,8 @@ impl Head {
 ///
 /// # Safety
 /// As [`Digits`]; `x` can be read.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
 unsafe fn dot_words(acc: __m512i, w: __m512, x: *const u32) -> __m512i {
     let mut acc = acc;
     // SAFETY: the instruction reads registers and the word that the caller promises.
