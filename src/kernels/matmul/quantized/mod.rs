@@ -2,7 +2,8 @@
 //!
 //! Activations are quantized to bytes, row by row, and the products are dot products of bytes. Where the
 //! machine has those for sixteen lanes ([`Isa::has_byte_dot`]), weights of the usual types are repacked
-//! into panels of sixteen outputs ([`panels`]); everything else goes through candle's own dot products of
+//! into panels of sixteen outputs ([`panels`]), which many rows take through matrix tiles where there are any
+//! (`tiles`); everything else goes through candle's own dot products of
 //! one row with one output ([`blocks`]). In both, a row's result does not depend on the other rows.
 
 mod activations;

@@ -1,5 +1,5 @@
-//! Products of K-quants with many rows on matrix tiles (AMX): several times as fast as dot products of bytes, and
-//! with the bits of those ([`super::micro`]), so that few rows need not go this way.
+//! Products of K-quants with many rows on matrix tiles (AMX), with the bits of the dot products of bytes
+//! ([`super::micro`]), so that few rows, for which unpacking the weights takes too long, need not go this way.
 //!
 //! A unit of work is a tile of up to sixteen rows with a block of 256 inputs of two panels. Sums of bytes leave the tiles
 //! after each unit, to be scaled. Tiles have a queue of their own, so between a unit's steps go a share of the scaling of
