@@ -442,10 +442,23 @@ unsafe fn scaled_k45<F: Quants, S: ByteDot, const M: usize, const N: usize>(
         let zero = [[S::splat(0.0); N]; M];
         if F::EXACT_PAIRS == 2 {
             let [mut sums, mut rest] = [zero; 2];
-            for (first, scaled) in [(0, &mut sums), (2, &mut rest)] {
-                for chunk in first..first + 2 {
-                    add_part::<F, S, M, N, false>(panels, x, chunk, scaled);
-                    add_part::<F, S, M, N, true>(panels, x, chunk, scaled);
+            if N == 1 {
+                // Written out, all sums stay in registers: 0.9 times the time of the loop.
+                add_part::<F, S, M, N, false>(panels, x, 0, &mut sums);
+                add_part::<F, S, M, N, true>(panels, x, 0, &mut sums);
+                add_part::<F, S, M, N, false>(panels, x, 1, &mut sums);
+                add_part::<F, S, M, N, true>(panels, x, 1, &mut sums);
+                add_part::<F, S, M, N, false>(panels, x, 2, &mut rest);
+                add_part::<F, S, M, N, true>(panels, x, 2, &mut rest);
+                add_part::<F, S, M, N, false>(panels, x, 3, &mut rest);
+                add_part::<F, S, M, N, true>(panels, x, 3, &mut rest);
+            } else {
+                // With several panels that is too much code: 1.1 to 1.2 times the time.
+                for (first, scaled) in [(0, &mut sums), (2, &mut rest)] {
+                    for chunk in first..first + 2 {
+                        add_part::<F, S, M, N, false>(panels, x, chunk, scaled);
+                        add_part::<F, S, M, N, true>(panels, x, chunk, scaled);
+                    }
                 }
             }
             for (sums, rest) in sums.iter_mut().zip(&rest) {
