@@ -11,6 +11,8 @@ use super::prompts::Prompts;
 const PROBE_WORDS: [usize; 2] = [50, 250];
 /// Time between two questions whether a server has loaded its model.
 const POLL: Duration = Duration::from_millis(200);
+/// How long a server that was started a moment ago may take until it listens.
+const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 /// Tokens a word where a server does not count: what common vocabularies have for these words.
 const USUAL_TOKENS_PER_WORD: f64 = 1.06;
 
@@ -115,11 +117,25 @@ pub fn metric(scrape: &str, name: &str) -> Option<f64> {
     values.next()?.trim().parse().ok()
 }
 
-/// The models that the server lists, once it no longer says that it is loading one; as long as for any answer.
+/// The models that the server lists, once it listens and no longer says that it is loading one; the latter is waited for
+/// as long as any answer.
 fn models_once_loaded(client: &Client, timeout: Duration) -> Result<Vec<String>, RequestError> {
     let started = Instant::now();
+    let mut told = false;
     loop {
         let listed = client.models();
+        if matches!(listed, Err(RequestError::Unreachable(_))) && started.elapsed() < LISTENS_WITHIN
+        {
+            if !std::mem::replace(&mut told, true) {
+                let seconds = LISTENS_WITHIN.as_secs();
+                eprintln!(
+                    "{}: does not listen; trying for {seconds} seconds",
+                    client.url()
+                );
+            }
+            std::thread::sleep(POLL);
+            continue;
+        }
         // It may have begun to listen, or finished, between the two questions.
         let refused = matches!(&listed, Err(RequestError::Refused { status: 503, message })
             if message.to_ascii_lowercase().contains("loading"));

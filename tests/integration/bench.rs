@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -304,6 +304,28 @@ fn a_server_that_is_loading_is_waited_for() {
 }
 
 #[test]
+fn a_server_that_does_not_listen_yet_is_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    let url = format!("http://{address}");
+    let mut bench = trunkline(&["bench", "single", "--url", &url, "--rounds", "1"])
+        .env_remove("OPENAI_API_KEY")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut said = BufReader::new(bench.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("text");
+    assert!(line.contains("does not listen"), "{line}");
+    let _other = PlainServer::listen(TcpListener::bind(address).expect("the same port"), 0);
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).expect("text");
+    assert!(bench.wait().expect("an end").success(), "{rest}");
+}
+
+#[test]
 fn a_server_without_extensions_is_measured_by_its_pieces() {
     let other = PlainServer::start(0);
     let arguments = ["single", "--rounds", "2", "--output-tokens", "3"];
@@ -330,9 +352,12 @@ struct PlainServer {
 
 impl PlainServer {
     fn start(loading: usize) -> Self {
+        Self::listen(TcpListener::bind("127.0.0.1:0").expect("a port"), loading)
+    }
+
+    fn listen(listener: TcpListener, loading: usize) -> Self {
         let loading = Arc::new(AtomicUsize::new(loading));
         let is_loading = Arc::clone(&loading);
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         // Ends with the test process.
         std::thread::spawn(move || {

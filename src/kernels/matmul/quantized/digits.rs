@@ -91,42 +91,30 @@ pub(super) trait Digits: Format {
     unsafe fn finish(head: &Loaded, whole: __m512i, pairs: *const u32) -> __m512;
 }
 
-/// Each of sixteen bytes in the halves of its 32-bit lane: in their lower bytes, or in the upper ones.
+/// For [`spread`]: the places of the bytes, and zero (the upper bit) elsewhere.
+const fn places(upper: bool) -> [u8; VECTOR] {
+    let mut places = [0x80; VECTOR];
+    let mut lane = 0;
+    while lane < LANES {
+        let first = 4 * lane + upper as usize;
+        places[first] = lane as u8;
+        places[first + 2] = lane as u8;
+        lane += 1;
+    }
+    places
+}
+
+/// Each of sixteen bytes in both halves of its 32-bit lane: in their lower bytes, or in the upper ones.
 ///
 /// # Safety
 /// As [`Digits`]; there are sixteen bytes.
 #[inline(always)]
 unsafe fn spread<const UPPER: bool>(bytes: *const u8) -> __m512i {
-    // SAFETY: promised by the caller.
+    // SAFETY: promised by the caller; the places are a vector's.
     unsafe {
         let all = _mm512_broadcast_i32x4(_mm_loadu_si128(bytes.cast()));
-        let places = |first: i32| {
-            let word = if UPPER {
-                first << 8 | 0x80
-            } else {
-                first | 0x80 << 8
-            };
-            word | word << 16
-        };
-        let places = _mm512_setr_epi32(
-            places(0),
-            places(1),
-            places(2),
-            places(3),
-            places(4),
-            places(5),
-            places(6),
-            places(7),
-            places(8),
-            places(9),
-            places(10),
-            places(11),
-            places(12),
-            places(13),
-            places(14),
-            places(15),
-        );
-        _mm512_shuffle_epi8(all, places)
+        let places = const { &places(UPPER) };
+        _mm512_shuffle_epi8(all, _mm512_loadu_si512(places.as_ptr().cast()))
     }
 }
 
@@ -292,11 +280,9 @@ unsafe fn store_k6(q: __m512i, scale: K6Scale, lower: *mut u8, row: usize) {
         let even = _mm512_sub_epi16(_mm512_maddubs_epi16(q, scale.even), scale.offset);
         let odd = _mm512_sub_epi16(_mm512_maddubs_epi16(q, scale.odd), scale.offset);
         // Each byte's neighbour.
-        let swapped = _mm512_set1_epi64(0x0607_0405_0203_0001);
-        let swapped = _mm512_add_epi8(
-            swapped,
-            _mm512_broadcast_i32x4(_mm_set_epi64x(0x0808_0808_0808_0808, 0)),
-        );
+        let swapped = _mm512_broadcast_i32x4(_mm_setr_epi8(
+            1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14,
+        ));
         let low = _mm512_mask_shuffle_epi8(even, 0xaaaa_aaaa_aaaa_aaaa, odd, swapped);
         let high = _mm512_mask_shuffle_epi8(odd, 0x5555_5555_5555_5555, even, swapped);
         store_row(lower, row, low);
