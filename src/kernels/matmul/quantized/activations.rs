@@ -46,6 +46,26 @@ pub(super) struct RowTile {
     pub(super) start: usize,
 }
 
+impl RowTile {
+    /// `count` tiles, as equal as possible, of all rows; `start` is told a tile's index and its first row.
+    pub(super) fn cover(
+        rows: usize,
+        count: usize,
+        start: impl Fn(usize, usize) -> usize,
+    ) -> impl Iterator<Item = Self> {
+        let mut first_row = 0;
+        (0..count).map(move |index| {
+            let tile = Self {
+                first_row,
+                rows: (rows - first_row).div_ceil(count - index),
+                start: start(index, first_row),
+            };
+            first_row += tile.rows;
+            tile
+        })
+    }
+}
+
 /// Quantized rows.
 #[derive(Default)]
 pub(super) struct Activations {
@@ -83,23 +103,14 @@ impl Activations {
             Activation::Super => &mut self.super_blocks,
             Activation::Plain => &mut self.plain_blocks,
         };
-        // Tiles as equal as possible.
         let count = rows.div_ceil(most_rows(isa));
+        let starts = |_: usize, first_row: usize| first_row * row_words;
         self.tiles.clear();
-        let (mut first_row, mut start) = (0, 0);
-        for index in 0..count {
-            let rows = (rows - first_row).div_ceil(count - index);
-            self.tiles.push(RowTile {
-                first_row,
-                rows,
-                start,
-            });
-            first_row += rows;
-            start += rows * row_words;
-        }
+        self.tiles.extend(RowTile::cover(rows, count, starts));
+        let end = rows * row_words;
         if !std::mem::replace(&mut words.filled, true) {
-            if words.words.len() < start {
-                words.words.resize(start, 0);
+            if words.words.len() < end {
+                words.words.resize(end, 0);
             }
             let (tiles, out) = (&self.tiles, SharedMut::new(&mut words.words));
             let quantize = |index: usize| {
@@ -184,14 +195,11 @@ impl ByteDotTask for Quantize<'_> {
                 for four in quants.chunks_exact(4) {
                     put(u32::from_le_bytes(std::array::from_fn(|i| four[i] as u8)));
                 }
-                let sum = |quants: &[i8]| quants.iter().map(|&q| i32::from(q)).sum::<i32>();
                 match kind {
                     Activation::Super => {
-                        for pair in quants.chunks_exact(64) {
-                            // Within ±4,064.
-                            let sums = [sum(&pair[..32]) as i16, sum(&pair[32..]) as i16];
-                            put(u32::from(sums[0] as u16) | u32::from(sums[1] as u16) << 16);
-                        }
+                        quants
+                            .chunks_exact(64)
+                            .for_each(|pair| put(pair_sums(pair)));
                         for sixteen in quants.chunks_exact(16) {
                             put((-32 * sum(sixteen)) as u32);
                         }
@@ -202,6 +210,18 @@ impl ByteDotTask for Quantize<'_> {
             }
         }
     }
+}
+
+#[inline(always)]
+fn sum(quants: &[i8]) -> i32 {
+    quants.iter().map(|&q| i32::from(q)).sum()
+}
+
+/// The sums of twice 32 quants, each within ±4,064, as two `i16`.
+#[inline(always)]
+pub(super) fn pair_sums(quants: &[i8]) -> u32 {
+    let [first, second] = [&quants[..32], &quants[32..]].map(|quants| sum(quants) as u16);
+    u32::from(first) | u32::from(second) << 16
 }
 
 /// `quants = round(x / scale)` with the scale that maps the largest magnitude to 127; returns the scale.

@@ -76,6 +76,9 @@ unsafe fn dot_words(acc: __m512i, w: __m512, x: *const u32) -> __m512i {
 /// All functions need AVX-512 F, BW, VL, DQ and VNNI, and to be inlined into a function compiled for them. `panel` covers
 /// a panel block.
 pub(super) trait Digits: Format {
+    /// From so many rows on tiles are worth their unpacking, which takes longest beside what the byte dot product
+    /// takes for `Q4_K`, almost as it is.
+    const ROWS: usize;
     /// The upper digit is a signed byte, or an unsigned one. The lower one is unsigned.
     const SIGNED: bool;
 
@@ -212,6 +215,7 @@ macro_rules! k45_digits {
     ($format:ty, $fifth:literal) => {
         // SAFETY of all bodies: promised by the caller.
         impl Digits for $format {
+            const ROWS: usize = 24;
             const SIGNED: bool = false;
 
             #[inline(always)]
@@ -326,6 +330,7 @@ unsafe fn unpack_k6<const HALF: usize, const PART: usize>(panel: *const u8, tile
 
 // SAFETY of all bodies: promised by the caller.
 impl Digits for Q6K {
+    const ROWS: usize = 12;
     const SIGNED: bool = true;
 
     #[inline(always)]

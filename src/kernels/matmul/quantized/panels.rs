@@ -21,17 +21,6 @@ const ROW_BLOCK_BYTES: usize = 384 * 1024;
 /// Bytes of weights below which packing is not worth a thread of its own.
 const SMALL_PACKING: usize = 1 << 20;
 
-/// From so many rows on a type goes through matrix tiles: unpacking for those takes longer, most of all of `Q4_K`,
-/// which the byte dot product takes almost as it is.
-#[cfg(target_arch = "x86_64")]
-fn rows_for_tiles(kind: Kind) -> Option<usize> {
-    match kind {
-        Kind::Q4K | Kind::Q5K => Some(24),
-        Kind::Q6K => Some(12),
-        Kind::Q8_0 | Kind::Q4_0 => None,
-    }
-}
-
 /// Weights `[out, in]` in panels.
 pub(in crate::kernels::matmul) struct PanelMatrix {
     out_features: usize,
@@ -180,7 +169,8 @@ impl PanelMatrix {
         target: Target<'_>,
     ) -> Result<(), KernelError> {
         #[cfg(target_arch = "x86_64")]
-        if isa.has_tiles() && rows_for_tiles(self.kind).is_some_and(|from| rows >= from) {
+        if isa.has_tiles() {
+            use super::digits::Digits;
             let weights = super::tiles::TileWeights {
                 panels: &self.panels,
                 out_features: self.out_features,
@@ -188,10 +178,16 @@ impl PanelMatrix {
             };
             let activations = &mut activations.tiles;
             match self.kind {
-                Kind::Q4K => return weights.matmul::<Q4K>(isa, pool, x, activations, target),
-                Kind::Q5K => return weights.matmul::<Q5K>(isa, pool, x, activations, target),
-                Kind::Q6K => return weights.matmul::<Q6K>(isa, pool, x, activations, target),
-                Kind::Q8_0 | Kind::Q4_0 => {}
+                Kind::Q4K if rows >= Q4K::ROWS => {
+                    return weights.matmul::<Q4K>(isa, pool, x, activations, target);
+                }
+                Kind::Q5K if rows >= Q5K::ROWS => {
+                    return weights.matmul::<Q5K>(isa, pool, x, activations, target);
+                }
+                Kind::Q6K if rows >= Q6K::ROWS => {
+                    return weights.matmul::<Q6K>(isa, pool, x, activations, target);
+                }
+                _ => {}
             }
         }
         with_format!(

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::activations::{RowTile, quantize};
+use super::activations::{RowTile, pair_sums, quantize};
 use super::digits::{Digits, HEAD, Head, QUARTERS, STEP_BYTES, STEPS};
 use crate::kernels::aligned::AlignedBuffer;
 use crate::kernels::amx::{TILE_BYTES, TILE_ROWS, Tiles, prefetch_for_writing};
@@ -63,19 +63,11 @@ impl Activations {
             return Ok(());
         }
         let rows = x.rows(inputs);
-        // Tiles as equal as possible: a product takes as many cycles as it has rows.
+        // Equal ones: a product takes as many cycles as it has rows.
         let count = rows.div_ceil(TILE_ROWS);
         self.tiles.clear();
-        let mut first_row = 0;
-        for index in 0..count {
-            let rows = (rows - first_row).div_ceil(count - index);
-            self.tiles.push(RowTile {
-                first_row,
-                rows,
-                start: index * RECORD,
-            });
-            first_row += rows;
-        }
+        self.tiles
+            .extend(RowTile::cover(rows, count, |index, _| index * RECORD));
         self.records.reserve(inputs / INPUTS * count * RECORD);
         let (tiles, out) = (&self.tiles, SharedMut::new(&mut self.records));
         let quantize = |_: usize, index: usize| {
@@ -125,12 +117,8 @@ impl ByteDotTask for Quantize<'_> {
                 for (byte, &quant) in record[place..].iter_mut().zip(quants) {
                     *byte = quant as u8;
                 }
-                let sum = |quants: &[i8]| quants.iter().map(|&q| i32::from(q)).sum::<i32>();
-                // Within ±4,064.
-                let sums = [sum(&quants[..32]) as u16, sum(&quants[32..]) as u16];
                 let place = PAIR_SUMS + (step * TILE_ROWS + row) * 4;
-                record[place..place + 2].copy_from_slice(&sums[0].to_ne_bytes());
-                record[place + 2..place + 4].copy_from_slice(&sums[1].to_ne_bytes());
+                record[place..place + 4].copy_from_slice(&pair_sums(quants).to_ne_bytes());
             }
             let place = SCALES + row * 4;
             record[place..place + 4].copy_from_slice(&scale.to_ne_bytes());
