@@ -29,8 +29,8 @@ pub struct ThreadPool {
 struct Shared {
     /// `generation << 17 | open << 16 | workers inside the job`.
     state: AtomicU64,
-    /// The next tile that nobody has taken.
-    next: AtomicUsize,
+    /// Of each range the next tile that nobody has taken; one range a thread.
+    next: Box<[Next]>,
     /// Written by the caller while no worker is inside and the job is closed.
     job: UnsafeCell<Job>,
     stop: AtomicBool,
@@ -46,11 +46,25 @@ unsafe impl Sync for Shared {}
 // SAFETY: the raw pointer in `job` is used only under the protocol above.
 unsafe impl Send for Shared {}
 
+/// On a cache line of its own: threads that count in their own ranges are not in each other's way.
+#[derive(Default)]
+#[repr(align(64))]
+struct Next(AtomicUsize);
+
 #[derive(Clone, Copy)]
 struct Job {
     call: unsafe fn(*const (), usize, usize),
     data: *const (),
     tiles: usize,
+    /// In how many equal ranges tiles are handed out: one, or as many as there are threads.
+    ranges: usize,
+}
+
+impl Job {
+    /// The first tile of a range, or the end of the one before.
+    fn start(&self, range: usize) -> usize {
+        range * self.tiles / self.ranges
+    }
 }
 
 const OPEN: u64 = 1 << 16;
@@ -72,11 +86,12 @@ impl ThreadPool {
         let helpers = threads.clamp(1, 1024) - 1;
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            next: AtomicUsize::new(0),
+            next: (0..=helpers).map(|_| Next::default()).collect(),
             job: UnsafeCell::new(Job {
                 call: call_nothing,
                 data: std::ptr::null(),
                 tiles: 0,
+                ranges: 1,
             }),
             stop: AtomicBool::new(false),
             asleep: (0..helpers).map(|_| AtomicBool::new(false)).collect(),
@@ -130,6 +145,15 @@ impl ThreadPool {
     /// # Errors
     /// [`KernelError::JobPanicked`] when a tile panicked; some of the other tiles may not have run.
     pub fn run<F: Fn(usize, usize) + Sync>(&self, tiles: usize, job: F) -> Result<(), KernelError> {
+        self.run_with_ranges(1, tiles, job)
+    }
+
+    fn run_with_ranges<F: Fn(usize, usize) + Sync>(
+        &self,
+        ranges: usize,
+        tiles: usize,
+        job: F,
+    ) -> Result<(), KernelError> {
         if tiles == 0 {
             return Ok(());
         }
@@ -138,15 +162,17 @@ impl ThreadPool {
         }
         let _dispatch = lock(&self.dispatch);
         let shared = &*self.shared;
+        let job = Job {
+            call: call_closure::<F>,
+            data: (&raw const job).cast(),
+            tiles,
+            ranges,
+        };
         // SAFETY: the dispatch lock is held and the last job was closed and left by all workers.
-        unsafe {
-            *shared.job.get() = Job {
-                call: call_closure::<F>,
-                data: (&raw const job).cast(),
-                tiles,
-            };
+        unsafe { *shared.job.get() = job };
+        for (range, next) in shared.next.iter().enumerate().take(ranges) {
+            next.0.store(job.start(range), Ordering::Relaxed);
         }
-        shared.next.store(0, Ordering::Relaxed);
         let generation = shared.state.load(Ordering::Relaxed) & !(OPEN | INSIDE);
         // Sequentially consistent against `asleep`: either a worker that is about to park sees the
         // open state, or this thread sees its flag and unparks it.
@@ -192,6 +218,24 @@ impl ThreadPool {
         }
     }
 
+    /// As [`Self::run_if`]. A thread's tiles follow each other, until it takes over some of another one's: for tiles that
+    /// lie beside each other in memory, so that each can ask for the next one's in time.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_neighbours_if<F: Fn(usize, usize) + Sync>(
+        &self,
+        worth: bool,
+        tiles: usize,
+        job: F,
+    ) -> Result<(), KernelError> {
+        if worth {
+            self.run_with_ranges(self.threads(), tiles, job)
+        } else {
+            self.run_alone(tiles, &job)
+        }
+    }
+
     fn run_alone(&self, tiles: usize, job: &dyn Fn(usize, usize)) -> Result<(), KernelError> {
         // The caller's thread number is free: nested jobs run on one thread, with scratch of their own.
         catch_unwind(AssertUnwindSafe(|| {
@@ -232,19 +276,24 @@ fn take_tiles(shared: &Shared, thread: usize) {
     let job = unsafe { *shared.job.get() };
     IN_JOB.set(true);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        loop {
-            let tile = shared.next.fetch_add(1, Ordering::Relaxed);
-            if tile >= job.tiles {
-                return;
+        for range in (0..job.ranges).map(|range| (thread + range) % job.ranges) {
+            let end = job.start(range + 1);
+            loop {
+                let tile = shared.next[range].0.fetch_add(1, Ordering::Relaxed);
+                if tile >= end {
+                    break;
+                }
+                // SAFETY: the dispatcher keeps the closure alive until all have left the job.
+                unsafe { (job.call)(job.data, thread, tile) };
             }
-            // SAFETY: the dispatcher keeps the closure alive until all have left the job.
-            unsafe { (job.call)(job.data, thread, tile) };
         }
     }));
     IN_JOB.set(false);
     if let Err(panic) = outcome {
         // No thread needs to start another tile of a job that has failed.
-        shared.next.store(job.tiles, Ordering::Relaxed);
+        for next in &shared.next {
+            next.0.store(job.tiles, Ordering::Relaxed);
+        }
         lock(&shared.panic).get_or_insert_with(|| panic_text(&*panic));
     }
 }
@@ -312,16 +361,19 @@ mod tests {
             let pool = ThreadPool::new(threads).unwrap();
             for tiles in [0, 1, 2, 7, 100, 1000] {
                 let counts: Vec<AtomicUsize> = (0..tiles).map(|_| AtomicUsize::new(0)).collect();
-                pool.run(tiles, |thread, tile| {
+                let count = |thread: usize, tile: usize| {
                     assert!(thread < threads);
                     counts[tile].fetch_add(1, Ordering::Relaxed);
-                })
-                .unwrap();
-                assert!(
+                };
+                let all_are = |expected: usize| {
                     counts
                         .iter()
-                        .all(|count| count.load(Ordering::Relaxed) == 1)
-                );
+                        .all(|count| count.load(Ordering::Relaxed) == expected)
+                };
+                pool.run(tiles, count).unwrap();
+                assert!(all_are(1));
+                pool.run_neighbours_if(true, tiles, count).unwrap();
+                assert!(all_are(2));
             }
         }
     }

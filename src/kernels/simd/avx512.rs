@@ -236,6 +236,7 @@ impl ByteDot for Avx512 {
     type Bytes = __m512i;
     type I = __m512i;
     const TILE: usize = 12;
+    const FOUR_PARTS: usize = 4;
 
     #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> __m512i {

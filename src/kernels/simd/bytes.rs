@@ -14,6 +14,8 @@ pub(in crate::kernels) trait ByteDot: Simd {
 
     /// The most rows times panels of sixteen outputs that a kernel has: its sums stay in registers.
     const TILE: usize;
+    /// As [`Self::TILE`], with four sums each.
+    const FOUR_PARTS: usize;
 
     /// 64 bytes.
     unsafe fn load_bytes(p: *const u8) -> Self::Bytes;
@@ -116,6 +118,7 @@ impl ByteDot for scalar::Scalar {
     type Bytes = [u32; LANES];
     type I = [i32; LANES];
     const TILE: usize = 1;
+    const FOUR_PARTS: usize = 1;
 
     #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> Self::Bytes {

@@ -278,6 +278,7 @@ impl ByteDot for Neon {
     type Bytes = [uint8x16_t; 4];
     type I = [int32x4_t; 4];
     const TILE: usize = 6;
+    const FOUR_PARTS: usize = 1;
 
     #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> Self::Bytes {

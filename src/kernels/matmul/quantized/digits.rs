@@ -310,9 +310,9 @@ unsafe fn unpack_k6<const HALF: usize, const PART: usize>(panel: *const u8, tile
             let first_scale = K6Scale::load(scale(PART));
             let second_scale = K6Scale::load(scale(PART + 2));
             for i in 4 * eight..4 * eight + 4 {
-                let nibbles = panel.add(k6::NIBBLES + ((2 * HALF + PART) * 8 + i) * VECTOR);
+                let nibbles = panel.add(k6::nibbles(HALF, PART, i));
                 let both = Avx512::load_bytes(nibbles);
-                let bits = Avx512::load_bytes(panel.add(k6::PAIRS + (HALF * 8 + i) * VECTOR));
+                let bits = Avx512::load_bytes(panel.add(k6::pairs(HALF, i)));
                 let low = Avx512::or(
                     Avx512::low_nibbles(both),
                     Avx512::two_bits_up(bits, 2 * PART as u32),

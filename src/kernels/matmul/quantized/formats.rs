@@ -29,6 +29,8 @@ pub(super) trait Format: Copy + Send + Sync + 'static {
     /// Bytes of a panel block.
     const PANEL: usize;
     const ACTIVATION: Activation;
+    /// So many blocks before their turn a panel's blocks are asked for: some 2 to 3 KB.
+    const AHEAD: usize;
 
     /// Puts one output's block into its lane of a panel block.
     fn pack(block: &[u8], lane: usize, panel: &mut [u8]);
@@ -126,6 +128,7 @@ impl Format for Q4K {
     const BLOCK: usize = 144;
     const PANEL: usize = k45::FIFTH;
     const ACTIVATION: Activation = Activation::Super;
+    const AHEAD: usize = 1;
 
     fn pack(block: &[u8], lane: usize, panel: &mut [u8]) {
         pack_k_head(block, lane, panel);
@@ -145,6 +148,7 @@ impl Format for Q5K {
     const BLOCK: usize = 176;
     const PANEL: usize = k45::FIFTH + 8 * VECTOR;
     const ACTIVATION: Activation = Activation::Super;
+    const AHEAD: usize = 1;
 
     fn pack(block: &[u8], lane: usize, panel: &mut [u8]) {
         pack_k_head(block, lane, panel);
@@ -167,11 +171,26 @@ pub(super) mod k6 {
     pub(in super::super) const D: usize = 0;
     /// Sixteen times sixteen signed bytes: the scale of each 16 inputs.
     pub(in super::super) const SCALES: usize = VECTOR;
-    /// For each half of 128 inputs twice eight vectors: the lower nibbles of the first (second) 32
-    /// inputs, and the upper ones of the third (fourth).
-    pub(in super::super) const NIBBLES: usize = SCALES + 16 * LANES;
-    /// For each half eight vectors: two bits for each of the four 32 inputs.
-    pub(in super::super) const PAIRS: usize = NIBBLES + 32 * VECTOR;
+    /// For each half of 128 inputs eight times three vectors, in the order in which a lone row takes them: the lower
+    /// nibbles of four of the first 32 inputs and the upper ones of the third, the same of the second and the fourth, and
+    /// two more bits of each of the four.
+    const QUANTS: usize = SCALES + 16 * LANES;
+    pub(in super::super) const END: usize = QUANTS + 48 * VECTOR;
+
+    /// Where the `i`-th four inputs of each 32 of a half begin.
+    const fn four(half: usize, i: usize) -> usize {
+        QUANTS + (8 * half + i) * 3 * VECTOR
+    }
+
+    /// The `i`-th nibbles of the first and third 32 inputs of a half, or of the second and fourth.
+    pub(in super::super) const fn nibbles(half: usize, second: usize, i: usize) -> usize {
+        four(half, i) + second * VECTOR
+    }
+
+    /// The `i`-th bits above the nibbles of a half.
+    pub(in super::super) const fn pairs(half: usize, i: usize) -> usize {
+        four(half, i) + 2 * VECTOR
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -180,12 +199,21 @@ pub(super) struct Q6K;
 impl Format for Q6K {
     const INPUTS: usize = 256;
     const BLOCK: usize = 210;
-    const PANEL: usize = k6::PAIRS + 16 * VECTOR;
+    const PANEL: usize = k6::END;
     const ACTIVATION: Activation = Activation::Super;
+    const AHEAD: usize = 1;
 
     fn pack(block: &[u8], lane: usize, panel: &mut [u8]) {
-        transpose(&block[..128], lane, &mut panel[k6::NIBBLES..]);
-        transpose(&block[128..192], lane, &mut panel[k6::PAIRS..]);
+        for half in 0..2 {
+            for i in 0..8 {
+                for second in 0..2 {
+                    let word = &block[64 * half + 32 * second + 4 * i..][..4];
+                    transpose(word, lane, &mut panel[k6::nibbles(half, second, i)..]);
+                }
+                let word = &block[128 + 32 * half + 4 * i..][..4];
+                transpose(word, lane, &mut panel[k6::pairs(half, i)..]);
+            }
+        }
         for (part, &scale) in block[192..208].iter().enumerate() {
             panel[k6::SCALES + part * LANES + lane] = scale;
         }
@@ -195,11 +223,10 @@ impl Format for Q6K {
     fn read(panel: &[u8], lane: usize, out: &mut [f32]) {
         let d = get_f16(&panel[k6::D..], lane);
         for (input, out) in out.iter_mut().enumerate() {
-            let (half, part, i) = (input / 128, input / 32 % 4, input % 32);
-            let nibbles = &panel[k6::NIBBLES + (2 * half + part % 2) * 8 * VECTOR..];
-            let pairs = &panel[k6::PAIRS + half * 8 * VECTOR..];
+            let (half, part, four, i) = (input / 128, input / 32 % 4, input / 4 % 8, input % 4);
+            let nibbles = &panel[k6::nibbles(half, part % 2, four)..];
             let low = byte(nibbles, lane, i) >> (4 * (part / 2)) & 15;
-            let high = byte(pairs, lane, i) >> (2 * part) & 3;
+            let high = byte(&panel[k6::pairs(half, four)..], lane, i) >> (2 * part) & 3;
             let scale = panel[k6::SCALES + input / 16 * LANES + lane] as i8;
             *out = d * f32::from(scale) * f32::from((low | high << 4) as i8 - 32);
         }
@@ -214,6 +241,7 @@ impl Format for Q8_0 {
     const BLOCK: usize = 34;
     const PANEL: usize = HALVES + 8 * VECTOR;
     const ACTIVATION: Activation = Activation::Plain;
+    const AHEAD: usize = 4;
 
     /// The quants get 128 added: the byte dot product takes the weights without sign.
     fn pack(block: &[u8], lane: usize, panel: &mut [u8]) {
@@ -238,6 +266,7 @@ impl Format for Q4_0 {
     const BLOCK: usize = 18;
     const PANEL: usize = HALVES + 4 * VECTOR;
     const ACTIVATION: Activation = Activation::Plain;
+    const AHEAD: usize = 8;
 
     fn pack(block: &[u8], lane: usize, panel: &mut [u8]) {
         put_f16(block, lane, panel);

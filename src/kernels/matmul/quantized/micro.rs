@@ -33,9 +33,57 @@ pub(super) struct MicroArgs {
     pub(super) outputs: usize,
     /// One number an output, or null.
     pub(super) bias: *const f32,
-    /// What is asked for meanwhile, with each block so many cache lines. Need not be there.
-    pub(super) ahead: *const u8,
-    pub(super) ahead_lines: usize,
+}
+
+/// Which weights a kernel asks for meanwhile. They need not be there.
+pub(super) trait Ahead: Copy {
+    /// Whether each vector of weights asks for another one.
+    const VECTORS: bool;
+
+    /// Begins a block, which is one of the last [`Format::AHEAD`] or not. Returns how many bytes behind a vector lies what
+    /// is asked for with it.
+    ///
+    /// # Safety
+    /// As [`ByteDot`].
+    unsafe fn begin_block<S: ByteDot>(&mut self, is_last: bool) -> usize;
+}
+
+/// With each vector the one so many bytes behind it: when a lone tile takes weights from memory as fast as they come.
+#[derive(Clone, Copy)]
+pub(super) struct AheadOfVectors {
+    pub(super) within: usize,
+    /// The same beside the last blocks.
+    pub(super) beyond: usize,
+}
+
+impl Ahead for AheadOfVectors {
+    const VECTORS: bool = true;
+
+    #[inline(always)]
+    unsafe fn begin_block<S: ByteDot>(&mut self, is_last: bool) -> usize {
+        if is_last { self.beyond } else { self.within }
+    }
+}
+
+/// With each block so many cache lines: when there is time.
+#[derive(Clone, Copy)]
+pub(super) struct AheadOfBlocks {
+    pub(super) next: *const u8,
+    pub(super) lines: usize,
+}
+
+impl Ahead for AheadOfBlocks {
+    const VECTORS: bool = false;
+
+    #[inline(always)]
+    unsafe fn begin_block<S: ByteDot>(&mut self, _is_last: bool) -> usize {
+        for _ in 0..self.lines {
+            // SAFETY: promised by the caller.
+            unsafe { S::prefetch_far(self.next) };
+            self.next = self.next.wrapping_add(CACHE_LINE);
+        }
+        0
+    }
 }
 
 /// Runs the kernel for a tile's rows and some panels.
@@ -43,12 +91,12 @@ pub(super) struct MicroArgs {
 /// # Safety
 /// `isa` is available, there are as many rows as activations are packed for on it, no more panels than
 /// [`panel_group`], the pointers of `args` cover what they say, and nobody else uses these outputs.
-pub(super) unsafe fn multiply<F: Product>(isa: Isa, args: MicroArgs) {
+pub(super) unsafe fn multiply<F: Product, A: Ahead>(isa: Isa, args: MicroArgs, ahead: A) {
     macro_rules! sizes {
         ($(($rows:literal, $panels:literal)),+) => {
             match (args.rows, args.panels) {
                 $(($rows, $panels) => {
-                    let task = Micro::<F, $rows, $panels>(&args, PhantomData);
+                    let task = Micro::<F, A, $rows, $panels> { args: &args, ahead, format: PhantomData };
                     // SAFETY: promised by the caller.
                     unsafe { dispatch_bytes(isa, task) }
                 })+
@@ -121,20 +169,29 @@ type Sums<T, const M: usize, const N: usize> = [[T; N]; M];
 
 /// The product of a block of `N` panels with the records of one tile.
 pub(super) trait Product: Format {
+    /// The most panels that go together: of `Q6_K` so many as leave registers for the four sums of each.
+    const GROUP: usize = 8;
+
     /// # Safety
-    /// As [`ByteDot`]; each panel covers a panel block and `x` a tile's record for `M` rows.
-    unsafe fn add<S: ByteDot, const M: usize, const N: usize>(
+    /// As [`ByteDot`]; each panel covers a panel block and `x` a tile's record for `M` rows. What is `ahead` bytes behind
+    /// the weights need not be there.
+    unsafe fn add<S: ByteDot, A: Ahead, const M: usize, const N: usize>(
         panels: [*const u8; N],
         x: *const u32,
+        ahead: usize,
         sums: &mut Sums<S::F, M, N>,
     );
 }
 
 /// By reference: were the arguments copied by wide loads, those would have to wait until all stores before them,
 /// which may miss the caches, are done.
-struct Micro<'a, F, const M: usize, const N: usize>(&'a MicroArgs, PhantomData<F>);
+struct Micro<'a, F, A, const M: usize, const N: usize> {
+    args: &'a MicroArgs,
+    ahead: A,
+    format: PhantomData<F>,
+}
 
-impl<F: Product, const M: usize, const N: usize> ByteDotTask for Micro<'_, F, M, N> {
+impl<F: Product, A: Ahead, const M: usize, const N: usize> ByteDotTask for Micro<'_, F, A, M, N> {
     /// # Safety
     /// As [`multiply`].
     #[inline(always)]
@@ -143,22 +200,18 @@ impl<F: Product, const M: usize, const N: usize> ByteDotTask for Micro<'_, F, M,
         if const { M * N > S::TILE } {
             return;
         }
-        let args = self.0;
+        let Self {
+            args, mut ahead, ..
+        } = self;
         // SAFETY: promised by the caller.
         unsafe {
             let mut panels: [*const u8; N] =
                 from_fn(|n| args.panel.add(n * args.blocks * F::PANEL));
             let mut x = args.x;
             let mut sums = [[S::splat(0.0); N]; M];
-            let mut ahead = args.ahead;
-            for _ in 0..args.blocks {
-                if M > 1 {
-                    for line in 0..args.ahead_lines {
-                        S::prefetch_far(ahead.wrapping_add(line * CACHE_LINE));
-                    }
-                    ahead = ahead.wrapping_add(args.ahead_lines * CACHE_LINE);
-                }
-                F::add::<S, M, N>(panels, x, &mut sums);
+            for block in 0..args.blocks {
+                let bytes = ahead.begin_block::<S>(block + F::AHEAD >= args.blocks);
+                F::add::<S, A, M, N>(panels, x, bytes, &mut sums);
                 panels = panels.map(|panel| panel.add(F::PANEL));
                 x = x.add(F::ACTIVATION.record() * M);
             }
@@ -231,6 +284,31 @@ macro_rules! each {
             $values[$n] = $value;
         })+
     };
+}
+
+/// A vector of weights, while the one `ahead` bytes behind it is asked for.
+///
+/// # Safety
+/// As [`ByteDot`]; there are so many bytes.
+#[inline(always)]
+unsafe fn load_and_ask<S: ByteDot, A: Ahead>(p: *const u8, ahead: usize) -> S::Bytes {
+    // SAFETY: promised by the caller.
+    unsafe {
+        ask::<S, A>(p, ahead);
+        S::load_bytes(p)
+    }
+}
+
+/// Asks for what is `ahead` bytes behind `p`, if a kernel asks for anything.
+///
+/// # Safety
+/// As [`ByteDot`].
+#[inline(always)]
+unsafe fn ask<S: ByteDot, A: Ahead>(p: *const u8, ahead: usize) {
+    if A::VECTORS {
+        // SAFETY: promised by the caller.
+        unsafe { S::prefetch(p.wrapping_add(ahead)) };
+    }
 }
 
 /// Adds the products of four inputs with `M` rows, whose quants begin at `x`.
@@ -322,10 +400,11 @@ const SUPER_SCALE: usize = 84;
 /// # Safety
 /// As [`Product::add`].
 trait Quants {
-    unsafe fn load<S: ByteDot, const UPPER: bool>(
+    unsafe fn load<S: ByteDot, A: Ahead, const UPPER: bool>(
         panel: *const u8,
         chunk: usize,
         i: usize,
+        ahead: usize,
     ) -> S::Bytes;
 
     /// Pairs of parts whose scaled sums, whole numbers, are within 2²⁴ whatever the weights and activations: so many
@@ -341,18 +420,19 @@ impl Quants for Q4K {
     const EXACT_PAIRS: usize = 2;
 
     #[inline(always)]
-    unsafe fn load<S: ByteDot, const UPPER: bool>(
+    unsafe fn load<S: ByteDot, A: Ahead, const UPPER: bool>(
         panel: *const u8,
         chunk: usize,
         i: usize,
+        ahead: usize,
     ) -> S::Bytes {
         // SAFETY: promised by the caller.
         unsafe {
-            let both = S::load_bytes(panel.add(k45::NIBBLES + (8 * chunk + i) * VECTOR));
+            let both = panel.add(k45::NIBBLES + (8 * chunk + i) * VECTOR);
             if UPPER {
-                S::scaled_high_nibbles(both)
+                S::scaled_high_nibbles(S::load_bytes(both))
             } else {
-                S::low_nibbles(both)
+                S::low_nibbles(load_and_ask::<S, A>(both, ahead))
             }
         }
     }
@@ -376,20 +456,25 @@ impl Quants for Q5K {
     const EXACT_PAIRS: usize = 1;
 
     #[inline(always)]
-    unsafe fn load<S: ByteDot, const UPPER: bool>(
+    unsafe fn load<S: ByteDot, A: Ahead, const UPPER: bool>(
         panel: *const u8,
         chunk: usize,
         i: usize,
+        ahead: usize,
     ) -> S::Bytes {
         // SAFETY: promised by the caller.
         unsafe {
-            let both = S::load_bytes(panel.add(k45::NIBBLES + (8 * chunk + i) * VECTOR));
+            let both = panel.add(k45::NIBBLES + (8 * chunk + i) * VECTOR);
             let nibbles = if UPPER {
-                S::high_nibbles(both)
+                S::high_nibbles(S::load_bytes(both))
             } else {
-                S::low_nibbles(both)
+                S::low_nibbles(load_and_ask::<S, A>(both, ahead))
             };
-            let bits = S::load_bytes(panel.add(k45::FIFTH + i * VECTOR));
+            let bits = panel.add(k45::FIFTH + i * VECTOR);
+            if chunk == 0 && !UPPER {
+                ask::<S, A>(bits, ahead);
+            }
+            let bits = S::load_bytes(bits);
             let bit = 2 * chunk as u32 + u32::from(UPPER);
             S::or(nibbles, S::one_bit_up(bits, bit))
         }
@@ -407,10 +492,18 @@ impl Quants for Q5K {
 /// # Safety
 /// As [`Product::add`].
 #[inline(always)]
-unsafe fn add_part<F: Quants, S: ByteDot, const M: usize, const N: usize, const UPPER: bool>(
+unsafe fn add_part<
+    F: Quants,
+    S: ByteDot,
+    A: Ahead,
+    const M: usize,
+    const N: usize,
+    const UPPER: bool,
+>(
     panels: [*const u8; N],
     x: *const u32,
     chunk: usize,
+    ahead: usize,
     scaled: &mut Sums<S::F, M, N>,
 ) {
     // SAFETY: promised by the caller.
@@ -418,7 +511,9 @@ unsafe fn add_part<F: Quants, S: ByteDot, const M: usize, const N: usize, const 
         let part = 2 * chunk + usize::from(UPPER);
         let mut parts = [[S::splat_i32(0); N]; M];
         for i in 0..8 {
-            let weights = each!(panels, |panel| F::load::<S, UPPER>(panel, chunk, i));
+            let weights = each!(panels, |panel| F::load::<S, A, UPPER>(
+                panel, chunk, i, ahead
+            ));
             add_four::<S, M, N>(weights, x.add((8 * part + i) * M), &mut parts);
         }
         let scales = each!(panels, |panel| F::scales::<S, UPPER>(
@@ -433,9 +528,10 @@ unsafe fn add_part<F: Quants, S: ByteDot, const M: usize, const N: usize, const 
 /// # Safety
 /// As [`Product::add`].
 #[inline(always)]
-unsafe fn scaled_k45<F: Quants, S: ByteDot, const M: usize, const N: usize>(
+unsafe fn scaled_k45<F: Quants, S: ByteDot, A: Ahead, const M: usize, const N: usize>(
     panels: [*const u8; N],
     x: *const u32,
+    ahead: usize,
 ) -> Sums<S::F, M, N> {
     // SAFETY: promised by the caller.
     unsafe {
@@ -444,20 +540,20 @@ unsafe fn scaled_k45<F: Quants, S: ByteDot, const M: usize, const N: usize>(
             let [mut sums, mut rest] = [zero; 2];
             if N == 1 {
                 // Written out, all sums stay in registers: 0.9 times the time of the loop.
-                add_part::<F, S, M, N, false>(panels, x, 0, &mut sums);
-                add_part::<F, S, M, N, true>(panels, x, 0, &mut sums);
-                add_part::<F, S, M, N, false>(panels, x, 1, &mut sums);
-                add_part::<F, S, M, N, true>(panels, x, 1, &mut sums);
-                add_part::<F, S, M, N, false>(panels, x, 2, &mut rest);
-                add_part::<F, S, M, N, true>(panels, x, 2, &mut rest);
-                add_part::<F, S, M, N, false>(panels, x, 3, &mut rest);
-                add_part::<F, S, M, N, true>(panels, x, 3, &mut rest);
+                add_part::<F, S, A, M, N, false>(panels, x, 0, ahead, &mut sums);
+                add_part::<F, S, A, M, N, true>(panels, x, 0, ahead, &mut sums);
+                add_part::<F, S, A, M, N, false>(panels, x, 1, ahead, &mut sums);
+                add_part::<F, S, A, M, N, true>(panels, x, 1, ahead, &mut sums);
+                add_part::<F, S, A, M, N, false>(panels, x, 2, ahead, &mut rest);
+                add_part::<F, S, A, M, N, true>(panels, x, 2, ahead, &mut rest);
+                add_part::<F, S, A, M, N, false>(panels, x, 3, ahead, &mut rest);
+                add_part::<F, S, A, M, N, true>(panels, x, 3, ahead, &mut rest);
             } else {
                 // With several panels that is too much code: 1.1 to 1.2 times the time.
                 for (first, scaled) in [(0, &mut sums), (2, &mut rest)] {
                     for chunk in first..first + 2 {
-                        add_part::<F, S, M, N, false>(panels, x, chunk, scaled);
-                        add_part::<F, S, M, N, true>(panels, x, chunk, scaled);
+                        add_part::<F, S, A, M, N, false>(panels, x, chunk, ahead, scaled);
+                        add_part::<F, S, A, M, N, true>(panels, x, chunk, ahead, scaled);
                     }
                 }
             }
@@ -471,8 +567,8 @@ unsafe fn scaled_k45<F: Quants, S: ByteDot, const M: usize, const N: usize>(
         let mut whole = [[S::splat_i32(0); N]; M];
         for chunk in 0..4 {
             let mut scaled = zero;
-            add_part::<F, S, M, N, false>(panels, x, chunk, &mut scaled);
-            add_part::<F, S, M, N, true>(panels, x, chunk, &mut scaled);
+            add_part::<F, S, A, M, N, false>(panels, x, chunk, ahead, &mut scaled);
+            add_part::<F, S, A, M, N, true>(panels, x, chunk, ahead, &mut scaled);
             add_whole::<S, M, N>(&scaled, &mut whole);
         }
         let mut sums = zero;
@@ -491,14 +587,20 @@ unsafe fn scaled_k45<F: Quants, S: ByteDot, const M: usize, const N: usize>(
 /// # Safety
 /// As [`Product::add`].
 #[inline(always)]
-unsafe fn add_k45<F: Quants, S: ByteDot, const M: usize, const N: usize>(
+unsafe fn add_k45<F: Quants, S: ByteDot, A: Ahead, const M: usize, const N: usize>(
     panels: [*const u8; N],
     x: *const u32,
+    ahead: usize,
     sums: &mut Sums<S::F, M, N>,
 ) {
     // SAFETY: promised by the caller.
     unsafe {
-        let scaled = scaled_k45::<F, S, M, N>(panels, x);
+        for panel in panels {
+            for line in 0..k45::NIBBLES / CACHE_LINE {
+                ask::<S, A>(panel.wrapping_add(line * CACHE_LINE), ahead);
+            }
+        }
+        let scaled = scaled_k45::<F, S, A, M, N>(panels, x, ahead);
         let mut minima = [[S::splat_i32(0); N]; M];
         for pair in 0..4 {
             let weights = each!(panels, |panel| S::widen_bytes(
@@ -531,13 +633,14 @@ macro_rules! k45_products {
     ($format:ty) => {
         impl Product for $format {
             #[inline(always)]
-            unsafe fn add<S: ByteDot, const M: usize, const N: usize>(
+            unsafe fn add<S: ByteDot, A: Ahead, const M: usize, const N: usize>(
                 panels: [*const u8; N],
                 x: *const u32,
+                ahead: usize,
                 sums: &mut Sums<S::F, M, N>,
             ) {
                 // SAFETY: promised by the caller.
-                unsafe { add_k45::<$format, S, M, N>(panels, x, sums) }
+                unsafe { add_k45::<$format, S, A, M, N>(panels, x, ahead, sums) }
             }
         }
     };
@@ -545,29 +648,31 @@ macro_rules! k45_products {
 k45_products!(Q4K);
 k45_products!(Q5K);
 
-/// Four inputs of the `PART`-th 32 of a half.
+/// Four inputs of the `PART`-th 32 of a half, from the vectors with their nibbles and with their upper bits.
+///
+/// # Safety
+/// As [`ByteDot`].
+#[inline(always)]
+unsafe fn k6_quants<S: ByteDot, const PART: usize>(nibbles: S::Bytes, bits: S::Bytes) -> S::Bytes {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let low = if PART >= 2 {
+            S::high_nibbles(nibbles)
+        } else {
+            S::low_nibbles(nibbles)
+        };
+        S::or(low, S::two_bits_up(bits, 2 * PART as u32))
+    }
+}
+
+/// The scales of the 16 inputs `sixteen`.
 ///
 /// # Safety
 /// As [`Product::add`].
 #[inline(always)]
-unsafe fn k6_quants<S: ByteDot, const PART: usize>(
-    panel: *const u8,
-    half: usize,
-    i: usize,
-) -> S::Bytes {
+unsafe fn k6_scales<S: ByteDot>(panel: *const u8, sixteen: usize) -> S::F {
     // SAFETY: promised by the caller.
-    unsafe {
-        // The nibbles of two parts share their vectors, the upper bits of four.
-        let nibbles = panel.add(k6::NIBBLES + ((2 * half + PART % 2) * 8 + i) * VECTOR);
-        let both = S::load_bytes(nibbles);
-        let low = if PART >= 2 {
-            S::high_nibbles(both)
-        } else {
-            S::low_nibbles(both)
-        };
-        let bits = S::load_bytes(panel.add(k6::PAIRS + (half * 8 + i) * VECTOR));
-        S::or(low, S::two_bits_up(bits, 2 * PART as u32))
-    }
+    unsafe { S::load_i8(panel.add(k6::SCALES + sixteen * LANES).cast::<i8>()) }
 }
 
 /// 32 inputs of `Q6_K`, the `PART`-th of a half. Their scaled sums are within 2²⁴: at most 32 · 128 · 127 each.
@@ -575,10 +680,11 @@ unsafe fn k6_quants<S: ByteDot, const PART: usize>(
 /// # Safety
 /// As [`Product::add`].
 #[inline(always)]
-unsafe fn add_k6<S: ByteDot, const M: usize, const N: usize, const PART: usize>(
+unsafe fn add_k6<S: ByteDot, A: Ahead, const M: usize, const N: usize, const PART: usize>(
     panels: [*const u8; N],
     x: *const u32,
     half: usize,
+    ahead: usize,
     whole: &mut Sums<S::I, M, N>,
 ) {
     // SAFETY: promised by the caller.
@@ -590,33 +696,107 @@ unsafe fn add_k6<S: ByteDot, const M: usize, const N: usize, const PART: usize>(
             // The quants stand for q - 32.
             let mut parts = begin_with::<S, M, N>(x.add((SIXTEEN_SUMS + sixteen) * M));
             for i in 4 * quarter..4 * quarter + 4 {
-                let weights = each!(panels, |panel| k6_quants::<S, PART>(panel, half, i));
+                let weights = each!(panels, |panel| {
+                    let nibbles = panel.add(k6::nibbles(half, PART % 2, i));
+                    let bits = panel.add(k6::pairs(half, i));
+                    // The nibbles of two parts share their vectors, the upper bits of four.
+                    if PART < 2 {
+                        ask::<S, A>(nibbles, ahead);
+                    }
+                    if PART == 0 {
+                        ask::<S, A>(bits, ahead);
+                    }
+                    k6_quants::<S, PART>(S::load_bytes(nibbles), S::load_bytes(bits))
+                });
                 add_four::<S, M, N>(weights, x.add((8 * part + i) * M), &mut parts);
             }
-            let scales = each!(panels, |panel| S::load_i8(
-                panel.add(k6::SCALES + sixteen * LANES).cast::<i8>()
-            ));
+            let scales = each!(panels, |panel| k6_scales::<S>(panel, sixteen));
             scale_parts::<S, M, N>(&parts, scales, &mut scaled);
         }
         add_whole::<S, M, N>(&scaled, whole);
     }
 }
 
+/// Half a block of `Q6_K`, all four parts of each vector while it is at hand: a few rows are over so soon that it
+/// counts in which order memory is read.
+///
+/// # Safety
+/// As [`Product::add`].
+#[inline(always)]
+unsafe fn add_k6_half<S: ByteDot, A: Ahead, const M: usize, const N: usize>(
+    panels: [*const u8; N],
+    x: *const u32,
+    half: usize,
+    ahead: usize,
+    whole: &mut Sums<S::I, M, N>,
+) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let mut scaled = [[[S::splat(0.0); N]; M]; 4];
+        for quarter in 0..2 {
+            let sixteen = |part: usize| 2 * (4 * half + part) + quarter;
+            let mut parts: [Sums<S::I, M, N>; 4] =
+                from_fn(|part| begin_with::<S, M, N>(x.add((SIXTEEN_SUMS + sixteen(part)) * M)));
+            for i in 4 * quarter..4 * quarter + 4 {
+                let load = |offset: usize| {
+                    each!(panels, |panel| load_and_ask::<S, A>(
+                        panel.add(offset),
+                        ahead
+                    ))
+                };
+                let first = load(k6::nibbles(half, 0, i));
+                let second = load(k6::nibbles(half, 1, i));
+                let bits = load(k6::pairs(half, i));
+                macro_rules! add {
+                    ($part:literal, $nibbles:ident) => {
+                        let weights = from_fn(|n| k6_quants::<S, $part>($nibbles[n], bits[n]));
+                        let x = x.add((8 * (4 * half + $part) + i) * M);
+                        add_four::<S, M, N>(weights, x, &mut parts[$part]);
+                    };
+                }
+                add!(0, first);
+                add!(1, second);
+                add!(2, first);
+                add!(3, second);
+            }
+            for (part, (parts, scaled)) in parts.iter().zip(&mut scaled).enumerate() {
+                let scales = each!(panels, |panel| k6_scales::<S>(panel, sixteen(part)));
+                scale_parts::<S, M, N>(parts, scales, scaled);
+            }
+        }
+        for scaled in &scaled {
+            add_whole::<S, M, N>(scaled, whole);
+        }
+    }
+}
+
 impl Product for Q6K {
+    const GROUP: usize = 4;
+
     #[inline(always)]
-    unsafe fn add<S: ByteDot, const M: usize, const N: usize>(
+    unsafe fn add<S: ByteDot, A: Ahead, const M: usize, const N: usize>(
         panels: [*const u8; N],
         x: *const u32,
+        ahead: usize,
         sums: &mut Sums<S::F, M, N>,
     ) {
         // SAFETY: promised by the caller.
         unsafe {
+            for panel in panels {
+                for line in 0..k6::nibbles(0, 0, 0) / CACHE_LINE {
+                    ask::<S, A>(panel.wrapping_add(line * CACHE_LINE), ahead);
+                }
+            }
             let mut whole = [[S::splat_i32(0); N]; M];
             for half in 0..2 {
-                add_k6::<S, M, N, 0>(panels, x, half, &mut whole);
-                add_k6::<S, M, N, 1>(panels, x, half, &mut whole);
-                add_k6::<S, M, N, 2>(panels, x, half, &mut whole);
-                add_k6::<S, M, N, 3>(panels, x, half, &mut whole);
+                if const { M * N <= S::FOUR_PARTS } {
+                    add_k6_half::<S, A, M, N>(panels, x, half, ahead, &mut whole);
+                } else {
+                    add_k6::<S, A, M, N, 0>(panels, x, half, ahead, &mut whole);
+                    add_k6::<S, A, M, N, 1>(panels, x, half, ahead, &mut whole);
+                    add_k6::<S, A, M, N, 2>(panels, x, half, ahead, &mut whole);
+                    add_k6::<S, A, M, N, 3>(panels, x, half, ahead, &mut whole);
+                }
             }
             let d = each!(panels, |panel| S::load_f16(panel.add(k6::D).cast::<f16>()));
             for (m, sums) in sums.iter_mut().enumerate() {
@@ -659,9 +839,10 @@ unsafe fn finish_plain<S: ByteDot, const M: usize, const N: usize>(
 
 impl Product for Q8_0 {
     #[inline(always)]
-    unsafe fn add<S: ByteDot, const M: usize, const N: usize>(
+    unsafe fn add<S: ByteDot, A: Ahead, const M: usize, const N: usize>(
         panels: [*const u8; N],
         x: *const u32,
+        ahead: usize,
         sums: &mut Sums<S::F, M, N>,
     ) {
         // SAFETY: promised by the caller.
@@ -670,8 +851,9 @@ impl Product for Q8_0 {
             let mut parts: Sums<S::I, M, N> =
                 from_fn(|m| [S::start_centred(*x.add(OFFSET * M + m) as i32); N]);
             for i in 0..8 {
-                let weights = each!(panels, |panel| S::load_bytes(
-                    panel.add(HALVES + i * VECTOR)
+                let weights = each!(panels, |panel| load_and_ask::<S, A>(
+                    panel.add(HALVES + i * VECTOR),
+                    ahead
                 ));
                 for (m, parts) in parts.iter_mut().enumerate() {
                     let x = *x.add(i * M + m);
@@ -687,9 +869,10 @@ impl Product for Q8_0 {
 
 impl Product for Q4_0 {
     #[inline(always)]
-    unsafe fn add<S: ByteDot, const M: usize, const N: usize>(
+    unsafe fn add<S: ByteDot, A: Ahead, const M: usize, const N: usize>(
         panels: [*const u8; N],
         x: *const u32,
+        ahead: usize,
         sums: &mut Sums<S::F, M, N>,
     ) {
         // SAFETY: promised by the caller.
@@ -700,8 +883,9 @@ impl Product for Q4_0 {
                 [S::splat_i32((offset >> 4) + S::LIFT); N]
             });
             for i in 0..4 {
-                let both = each!(panels, |panel| S::load_bytes(
-                    panel.add(HALVES + i * VECTOR)
+                let both = each!(panels, |panel| load_and_ask::<S, A>(
+                    panel.add(HALVES + i * VECTOR),
+                    ahead
                 ));
                 add_four::<S, M, N>(
                     each!(both, |both| S::low_nibbles(both)),

@@ -7,7 +7,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use super::Activations;
 use super::activations::{Filled, RowTile};
 use super::formats::{Q4_0, Q4K, Q5K, Q6K, Q8_0};
-use super::micro::{FEW_ROWS, MicroArgs, Product, multiply, panel_group};
+use super::micro::{AheadOfBlocks, AheadOfVectors, MicroArgs, Product, multiply, panel_group};
 use crate::kernels::aligned::AlignedBuffer;
 use crate::kernels::isa::Isa;
 use crate::kernels::matmul::{Input, Target};
@@ -223,7 +223,7 @@ impl PanelMatrix {
             }
         };
         let worth = rows * self.out_features * self.in_features >= SMALL;
-        pool.run_if(worth, blocks * chunks, tile)
+        pool.run_neighbours_if(worth, blocks * chunks, tile)
     }
 
     /// Some panels against some tiles of rows.
@@ -240,20 +240,16 @@ impl PanelMatrix {
     ) {
         let blocks = self.in_features / F::INPUTS;
         let widest = tiles.iter().map(|tile| tile.rows).max().unwrap_or(0);
-        let group = panel_group(isa, widest);
+        let group = panel_group(isa, widest).min(F::GROUP);
         let mut panel = panels.start;
         while panel < panels.end {
             let count = 1 << group.min(panels.end - panel).ilog2();
             let first = panel * LANES;
             let bytes = count * blocks * F::PANEL;
-            // While a group's panels go from tile to tile out of the caches, the next are fetched from memory, a share
-            // with each tile. A single tile of few rows is over too soon.
-            let ahead_lines = match tiles.len() {
-                0 | 1 if widest <= FEW_ROWS => 0,
-                tiles => bytes.div_ceil(CACHE_LINE * tiles * blocks),
-            };
             let start = self.panels[panel * blocks * F::PANEL..].as_ptr();
-            let mut ahead = start.wrapping_add(bytes);
+            // While a group goes from tile to tile out of the caches, each asks for a share of the next.
+            let lines = bytes.div_ceil(CACHE_LINE * tiles.len() * blocks);
+            let mut next = start.wrapping_add(bytes);
             for tile in tiles {
                 let args = MicroArgs {
                     panel: start,
@@ -267,12 +263,19 @@ impl PanelMatrix {
                     bias: target
                         .bias
                         .map_or(std::ptr::null(), |bias| bias[first..].as_ptr()),
-                    ahead,
-                    ahead_lines,
                 };
-                ahead = ahead.wrapping_add(ahead_lines * CACHE_LINE * blocks);
                 // SAFETY: promised by the caller; the panels and the tile lie inside their buffers.
-                unsafe { multiply::<F>(isa, args) };
+                unsafe {
+                    if tiles.len() == 1 {
+                        // At a panel's end follows the one of the next group.
+                        let within = F::AHEAD * F::PANEL;
+                        let beyond = within + bytes - blocks * F::PANEL;
+                        multiply::<F, _>(isa, args, AheadOfVectors { within, beyond });
+                    } else {
+                        multiply::<F, _>(isa, args, AheadOfBlocks { next, lines });
+                        next = next.wrapping_add(lines * blocks * CACHE_LINE);
+                    }
+                }
             }
             panel += count;
         }
