@@ -12,8 +12,33 @@ pub(super) const TILE_ROWS: usize = 16;
 pub(super) const STEP: usize = 32;
 /// Bytes of a tile.
 pub(super) const TILE_BYTES: usize = 1024;
-/// How far ahead weights are asked for, in bytes.
-const AHEAD: usize = 4 * TILE_BYTES;
+/// How far ahead weights are asked for.
+const AHEAD_STEPS: usize = 4;
+
+/// How many bytes behind a step's weights lie those that are asked for with it. They need not be there.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    within: usize,
+    /// The same in the last steps.
+    beyond: usize,
+}
+
+impl Ahead {
+    /// Nothing is asked for.
+    pub(super) const NONE: Self = Self {
+        within: 0,
+        beyond: 0,
+    };
+
+    /// Behind the last step of each panel the first ones so many bytes behind it are asked for.
+    pub(super) fn then(behind: usize) -> Self {
+        let within = AHEAD_STEPS * TILE_BYTES;
+        Self {
+            within,
+            beyond: within + behind,
+        }
+    }
+}
 
 /// Whether the machine has tiles with products of bytes and of `bf16`, and the system lets this process use
 /// them, which it is asked for here.
@@ -121,7 +146,7 @@ impl Tiles {
     /// product and addition rounded once; then their sum is added. Numbers too small for the usual precision
     /// count as zero.
     ///
-    /// `ahead`: the weights come from memory, and are asked for some steps before they are used. The machine's own
+    /// `ahead`: weights that come from memory are asked for some steps before they are used. The machine's own
     /// prefetchers start anew at every page, and do not know that a tile is more than a line.
     ///
     /// # Safety
@@ -132,7 +157,7 @@ impl Tiles {
         steps: usize,
         rows: [*const u16; 2],
         weights: [*const u32; 2],
-        ahead: bool,
+        ahead: Ahead,
         from: Sums<*const f32>,
         to: Sums<*mut f32>,
     ) {
@@ -149,11 +174,11 @@ impl Tiles {
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tileloadd tmm7, [{weights_1} + {vector}]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
-                "test {ahead:e}, {ahead:e}",
+                "test {ahead}, {ahead}",
                 "jz 3f",
                 ".irp line, 0, 64, 128, 192, 256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960",
-                "prefetcht0 [{weights_0} + {distance} + \\line]",
-                "prefetcht0 [{weights_1} + {distance} + \\line]",
+                "prefetcht0 [{weights_0} + {ahead} + \\line]",
+                "prefetcht0 [{weights_1} + {ahead} + \\line]",
                 ".endr",
                 "3:",
                 "tileloadd tmm5, [{rows_1} + {vector}]",
@@ -164,6 +189,9 @@ impl Tiles {
                 "add {weights_0}, 1024",
                 "add {weights_1}, 1024",
                 "dec {steps}",
+                "cmp {steps}, {ahead_steps}",
+                "cmove {ahead}, {beyond}",
+                "test {steps}, {steps}",
                 "jnz 2b",
                 // The first sums and their rows have done their duty: these are the new ones.
                 "mov {from}, {to}",
@@ -184,8 +212,9 @@ impl Tiles {
                 from_row = inout(reg) from.row_bytes => _,
                 to = in(reg) to.first,
                 to_row = in(reg) to.row_bytes,
-                ahead = in(reg) u32::from(ahead),
-                distance = const AHEAD,
+                ahead = inout(reg) ahead.within => _,
+                beyond = in(reg) ahead.beyond,
+                ahead_steps = const AHEAD_STEPS,
                 steps = inout(reg) steps => _,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -204,7 +233,7 @@ impl Tiles {
         steps: usize,
         rows: *const u16,
         weights: [*const u32; 4],
-        ahead: bool,
+        ahead: Ahead,
         from: Sums<*const f32>,
         to: Sums<*mut f32>,
     ) {
@@ -223,13 +252,13 @@ impl Tiles {
                 "tdpbf16ps tmm1, tmm4, tmm6",
                 "tileloadd tmm7, [{weights_2} + {vector}]",
                 "tdpbf16ps tmm2, tmm4, tmm7",
-                "test {ahead:e}, {ahead:e}",
+                "test {ahead}, {ahead}",
                 "jz 3f",
                 ".irp line, 0, 64, 128, 192, 256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960",
-                "prefetcht0 [{weights_0} + {distance} + \\line]",
-                "prefetcht0 [{weights_1} + {distance} + \\line]",
-                "prefetcht0 [{weights_2} + {distance} + \\line]",
-                "prefetcht0 [{weights_3} + {distance} + \\line]",
+                "prefetcht0 [{weights_0} + {ahead} + \\line]",
+                "prefetcht0 [{weights_1} + {ahead} + \\line]",
+                "prefetcht0 [{weights_2} + {ahead} + \\line]",
+                "prefetcht0 [{weights_3} + {ahead} + \\line]",
                 ".endr",
                 "3:",
                 "tileloadd tmm5, [{weights_3} + {vector}]",
@@ -240,6 +269,9 @@ impl Tiles {
                 "add {weights_2}, 1024",
                 "add {weights_3}, 1024",
                 "dec {steps}",
+                "cmp {steps}, {ahead_steps}",
+                "cmove {ahead}, {beyond}",
+                "test {steps}, {steps}",
                 "jnz 2b",
                 "tilestored [{to} + {to_row}], tmm0",
                 "tilestored [{to} + {to_row} + 64], tmm1",
@@ -255,8 +287,9 @@ impl Tiles {
                 from_row = in(reg) from.row_bytes,
                 to = in(reg) to.first,
                 to_row = in(reg) to.row_bytes,
-                ahead = in(reg) u32::from(ahead),
-                distance = const AHEAD,
+                ahead = inout(reg) ahead.within => _,
+                beyond = in(reg) ahead.beyond,
+                ahead_steps = const AHEAD_STEPS,
                 steps = inout(reg) steps => _,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,

@@ -228,12 +228,8 @@ impl DenseMatrix {
             // SAFETY: the ISA is available; each block and chunk has outputs of its own.
             unsafe { work.run(&tiles[at(block)..at(block + 1)], panels) }
         };
-        if rows * self.out_features * self.in_features < SMALL {
-            (0..blocks * chunks).for_each(tile);
-            Ok(())
-        } else {
-            pool.run(blocks * chunks, |_, index| tile(index))
-        }
+        let worth = rows * self.out_features * self.in_features >= SMALL;
+        pool.run_neighbours_if(worth, blocks * chunks, |_, index| tile(index))
     }
 
     /// How this product's activations are packed, which says how it is computed.

@@ -10,7 +10,7 @@ use half::bf16;
 
 use super::{Input, Target};
 use crate::kernels::aligned::AlignedBuffer;
-use crate::kernels::amx::{STEP, Sums, TILE_BYTES, TILE_ROWS, Tiles};
+use crate::kernels::amx::{Ahead, STEP, Sums, TILE_BYTES, TILE_ROWS, Tiles};
 use crate::kernels::isa::Isa;
 use crate::kernels::kv::{load_part, store_part};
 use crate::kernels::simd::{LANES, Simd, SimdTask, dispatch};
@@ -145,7 +145,7 @@ impl TileWeights<'_> {
             unsafe { self.run(x, rows, tiles, first..panels.min(first + chunk), target) };
         };
         let worth = rows * self.out_features * self.in_features >= SMALL;
-        pool.run_if(worth, blocks * chunks, task)
+        pool.run_neighbours_if(worth, blocks * chunks, task)
     }
 
     /// Some panels against some tiles of rows.
@@ -189,7 +189,11 @@ impl TileWeights<'_> {
                             steps: part_steps.clone(),
                             panel,
                             panel_count: width.min(panels.end - panel),
-                            ahead: parts == 1,
+                            ahead: if parts == 1 {
+                                Ahead::then((width - 1) * steps * TILE_BYTES)
+                            } else {
+                                Ahead::NONE
+                            },
                             is_first: part == 0,
                             is_last: part + 1 == parts,
                         };
@@ -292,8 +296,7 @@ struct Product<'a> {
     steps: Range<usize>,
     panel: usize,
     panel_count: usize,
-    /// The panels are in memory.
-    ahead: bool,
+    ahead: Ahead,
     is_first: bool,
     is_last: bool,
 }

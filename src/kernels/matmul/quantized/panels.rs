@@ -215,8 +215,9 @@ impl PanelMatrix {
         let row_bytes = self.in_features / F::ACTIVATION.inputs() * F::ACTIVATION.record() * 4;
         let blocks = filled.blocks((ROW_BLOCK_BYTES / row_bytes).max(24));
         let tile = |_: usize, index: usize| {
-            let tiles = filled.block(index / chunks, blocks);
-            let first = index % chunks * chunk;
+            // All rows with some panels first: weights come from memory once.
+            let tiles = filled.block(index % blocks, blocks);
+            let first = index / blocks * chunk;
             // SAFETY: the ISA is available; each block of rows and chunk of panels has outputs of its own.
             unsafe {
                 self.run::<F>(isa, filled, tiles, first..panels.min(first + chunk), target);

@@ -173,7 +173,7 @@ impl TileWeights<'_> {
         };
         let rows: usize = tiles.iter().map(|tile| tile.rows).sum();
         let worth = rows * self.out_features * self.in_features >= SMALL;
-        pool.run_if(worth, row_blocks * chunks, task)
+        pool.run_neighbours_if(worth, row_blocks * chunks, task)
     }
 }
 
