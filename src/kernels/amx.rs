@@ -5,6 +5,7 @@
 //! lives, and so do sums that [`Tiles::begin`] began; all else leaves nothing in them.
 
 use std::arch::asm;
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 /// Rows of a tile.
 pub(super) const TILE_ROWS: usize = 16;
@@ -493,6 +494,15 @@ impl Tiles {
                 options(nostack, preserves_flags),
             );
         }
+    }
+}
+
+/// Asks for a tile of weights to be brought close. Any address will do.
+#[inline(always)]
+pub(super) fn prefetch_tile(tile: *const u32) {
+    for row in 0..TILE_ROWS {
+        // SAFETY: a hint, which cannot fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(tile.wrapping_byte_add(row * 64).cast()) };
     }
 }
 

@@ -108,20 +108,20 @@ fn attention_on(
         let states = States::new(states, plan, layout);
         /// A walk over the layer's blocks, whatever their type, given to a method of [`Walk`].
         macro_rules! walk {
-            ($task:expr, $kv_head:expr, $walk:ident => $use_walk:expr) => {
+            ($task:expr, $kv_head:expr, $next:expr, $walk:ident => $use_walk:expr) => {
                 WalkScratch::with(|scratch| {
-                    let (task, kv_head) = ($task, $kv_head);
+                    let (task, kv_head, next) = ($task, $kv_head, $next);
                     let (plan, states) = (&*plan, states);
                     with_buffers!(layer.storage(), buffers => {
                         let source = Source::Numbers(buffers);
-                        let $walk = Walk { isa, plan, layout, source, task, kv_head, queries, stride, out, states, scratch };
+                        let $walk = Walk { isa, plan, layout, source, task, kv_head, next, queries, stride, out, states, scratch };
                         $use_walk
                     }, _tiles => {
                         // Elsewhere there is no such storage.
                         #[cfg(target_arch = "x86_64")]
                         {
                             let source = Source::<f32>::Tiles(_tiles);
-                            let $walk = Walk { isa, plan, layout, source, task, kv_head, queries, stride, out, states, scratch };
+                            let $walk = Walk { isa, plan, layout, source, task, kv_head, next, queries, stride, out, states, scratch };
                             $use_walk
                         }
                     });
@@ -131,9 +131,10 @@ fn attention_on(
         for tasks in plan.levels() {
             let walks = tasks.len() * layout.kv_heads;
             let pieces = pieces(pool, tasks, walks, group).filter(|_| worth);
+            // All tasks of a head first: neighbours then find shared blocks in the cache.
+            let walk_at = |index: usize| (&tasks[index % tasks.len()], index / tasks.len());
             if let Some(pieces) = pieces {
                 // Too few walks for the threads: each is done in pieces, whose results are then combined.
-                let task_at = |walk: usize| (walk / tasks.len(), &tasks[walk % tasks.len()]);
                 let pairs = |task: &Task| task.rows.len() * group;
                 let size =
                     |task: &Task| Partials::size(task.partitions.len(), pairs(task), layout);
@@ -145,29 +146,29 @@ fn attention_on(
                 };
                 pool.run(walks * pieces, |_, index| {
                     let (walk, piece) = (index / pieces, index % pieces);
-                    let (kv_head, task) = task_at(walk);
+                    let (task, kv_head) = walk_at(walk);
                     let at = |piece: usize| {
                         task.partitions.start + task.partitions.len() * piece / pieces
                     };
                     let results = results(walk, task);
                     // SAFETY: as below; pieces are different partitions.
-                    walk!(task, kv_head, it => unsafe { it.spread(at(piece)..at(piece + 1), results) });
+                    walk!(task, kv_head, None, it => unsafe { it.spread(at(piece)..at(piece + 1), results) });
                 })?;
                 pool.run(walks, |_, walk| {
-                    let (kv_head, task) = task_at(walk);
+                    let (task, kv_head) = walk_at(walk);
                     let results = results(walk, task);
                     // SAFETY: as below; all pieces are done.
-                    walk!(task, kv_head, it => unsafe { it.gather(results) });
+                    walk!(task, kv_head, None, it => unsafe { it.gather(results) });
                 })?;
                 continue;
             }
-            // All tasks of a head first: neighbours then find shared blocks in the cache.
-            pool.run_if(worth, walks, |_, index| {
-                let (kv_head, task) = (index / tasks.len(), &tasks[index % tasks.len()]);
+            pool.run_neighbours_if(worth, walks, |_, index| {
+                let (task, kv_head) = walk_at(index);
+                let next = (index + 1 < walks).then(|| walk_at(index + 1));
                 // SAFETY: the ISA is available; a level's tasks have disjoint rows and KV heads disjoint
                 // query heads, so each walk writes its own part of `out` and of the states; the plan's
                 // blocks were checked.
-                walk!(task, kv_head, it => unsafe { it.run() });
+                walk!(task, kv_head, next, it => unsafe { it.run() });
             })?;
         }
         Ok(())

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::tiles::{KEY_STEPS, KEY_TILES};
-use crate::kernels::amx::{STEP, Sums, TILE_BYTES, TILE_ROWS, Tiles};
+use crate::kernels::amx::{STEP, Sums, TILE_BYTES, TILE_ROWS, Tiles, prefetch_tile};
 use crate::kernels::isa::Isa;
 use crate::kernels::kv::tiles::TILE_WORDS;
 use crate::kernels::simd::LANES;
@@ -15,6 +15,9 @@ use crate::kernels::simd::LANES;
 pub(super) const ROW_STEP: usize = TILE_BYTES / 2;
 /// The most panels that a product takes at a time.
 pub(super) const MOST_PANELS: usize = 4;
+
+/// How many turns before their own panels are asked for.
+const TURNS_AHEAD: usize = 2;
 
 /// What multiplies tiles.
 pub(super) enum Products {
@@ -103,6 +106,39 @@ impl Product {
                 // SAFETY: promised by the caller.
                 unsafe { self.turn(products, (panel, step)) };
             }
+        }
+    }
+
+    /// As [`Self::run`], while the panels of later turns, and of the product that comes next, are asked for.
+    ///
+    /// # Safety
+    /// As [`Self::turn`].
+    pub(super) unsafe fn run_asking(&self, products: &mut Products, next: Option<&Product>) {
+        let turns = self.turns();
+        for turn in 0..turns {
+            let asked = turn + TURNS_AHEAD;
+            if asked < turns {
+                self.ask(asked);
+            } else if let Some(next) = next
+                && asked - turns < next.turns()
+            {
+                next.ask(asked - turns);
+            }
+            // SAFETY: promised by the caller.
+            unsafe { self.turn(products, self.at(turn)) };
+        }
+    }
+
+    /// The first panel and the step of a turn.
+    fn at(&self, turn: usize) -> (usize, usize) {
+        (turn / self.steps * self.group(), turn % self.steps)
+    }
+
+    /// Asks for the panels of a turn.
+    fn ask(&self, turn: usize) {
+        let (panel, step) = self.at(turn);
+        for panel in panel..self.panel_count.min(panel + self.group()) {
+            prefetch_tile(self.panel_tile(panel, step));
         }
     }
 

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::PARTITION;
+use super::plan::Task;
 use super::products::{Beside, Products};
 use super::tiles::{KEY_STEPS, KEY_TILES, Unit};
 use super::walk::{Found, Walk, WalkStates};
@@ -77,9 +78,10 @@ impl<T: KvElement> Walk<'_, T> {
             let other = 1 - stage;
             if !is_scored {
                 let scores = scratch.scores(stage, &unit);
+                let sums = scratch.sums(stage, &unit);
                 // SAFETY: promised by the caller, here and below; keys are inside their blocks as far as they are
                 // seen, rounded up to whole steps; a stage is one unit's until its results have been taken.
-                unsafe { scores.run(products) };
+                unsafe { scores.run_asking(products, Some(&sums)) };
             }
             let mut waiting = [None, None];
             if many {
@@ -109,8 +111,15 @@ impl<T: KvElement> Walk<'_, T> {
                 before = Some(unit);
             } else {
                 let sums = scratch.sums(stage, &unit);
+                let following = match &next {
+                    Some(next) => Some(scratch.scores(other, next)),
+                    None => {
+                        let first = self.first_of_next(blocks);
+                        first.map(|first| scratch.scores(other, &first))
+                    }
+                };
                 // SAFETY: as above.
-                unsafe { sums.run(products) };
+                unsafe { sums.run_asking(products, following.as_ref()) };
                 let found = scratch.found(stage, &unit);
                 take(&mut self.scratch.states, unit.partition, found);
             }
@@ -175,7 +184,8 @@ impl<T: KvElement> Walk<'_, T> {
             let end = seen.ends.1.saturating_sub(start).min(PARTITION);
             let steps = Unit::steps(seen.first_keys.0.saturating_sub(start).min(end)..end);
             if !steps.is_empty() {
-                let (keys, values) = self.places(blocks, start, steps.end);
+                let here = (self.task, self.kv_head);
+                let (keys, values) = self.places(blocks, here, start, steps.end);
                 return Some(Unit {
                     partition,
                     pairs: seen.pairs.clone(),
@@ -189,10 +199,34 @@ impl<T: KvElement> Walk<'_, T> {
         None
     }
 
-    /// Where keys and values of so many steps from position `start` on lie.
+    /// About what the next walk begins with: as a unit to be asked for.
+    fn first_of_next(&self, blocks: &TileBlocks) -> Option<Unit> {
+        let next = self.next?;
+        let partition = next.0.partitions.start;
+        let start = partition * PARTITION;
+        let position = self.plan.row(next.0.rows.start).position as usize;
+        let first = self.plan.shape().first_key(position).saturating_sub(start);
+        let end = (position + 1).saturating_sub(start).min(PARTITION);
+        let steps = Unit::steps(first.min(end)..end);
+        if steps.is_empty() {
+            return None;
+        }
+        let (keys, values) = self.places(blocks, next, start, steps.end);
+        Some(Unit {
+            partition,
+            pairs: 0..1,
+            all_seen: false,
+            steps,
+            keys,
+            values,
+        })
+    }
+
+    /// Where keys and values of so many steps from position `start` on lie, for the rows of a task and a KV head.
     fn places(
         &self,
         blocks: &TileBlocks,
+        (task, kv_head): (&Task, usize),
         start: usize,
         steps: usize,
     ) -> ([*const u32; KEY_TILES], [*const u32; KEY_STEPS]) {
@@ -200,9 +234,9 @@ impl<T: KvElement> Walk<'_, T> {
         let mut places = ([std::ptr::null(); KEY_TILES], [std::ptr::null(); KEY_STEPS]);
         for step in 0..steps {
             // Blocks have whole steps.
-            let at = self.slot(start + step * TILE_STEP);
-            places.1[step] = blocks.values[order.values_of(at, self.kv_head)..].as_ptr();
-            let keys = &blocks.keys[order.keys_of(at, self.kv_head)..];
+            let at = self.slot(task, start + step * TILE_STEP);
+            places.1[step] = blocks.values[order.values_of(at, kv_head)..].as_ptr();
+            let keys = &blocks.keys[order.keys_of(at, kv_head)..];
             let tiles = TILE_STEP / LANES;
             for (tile, place) in places.0[step * tiles..][..tiles].iter_mut().enumerate() {
                 *place = keys[tile * order.key_words()..].as_ptr();
@@ -211,10 +245,10 @@ impl<T: KvElement> Walk<'_, T> {
         places
     }
 
-    /// Where a position lies that the task's rows share.
-    fn slot(&self, position: usize) -> KvSlot {
+    /// Where a position lies that a task's rows share.
+    fn slot(&self, task: &Task, position: usize) -> KvSlot {
         let (plan, size) = (self.plan, self.layout.block_size);
-        let table = plan.table(plan.row(self.task.rows.start).table);
+        let table = plan.table(plan.row(task.rows.start).table);
         KvSlot {
             block: table[position / size],
             slot: (position % size) as u32,
@@ -235,11 +269,11 @@ impl<T: KvElement> Walk<'_, T> {
             (start..end.min(start + PARTITION)).step_by(TILE_STEP)
         };
         let values = steps(partition + 1).map(move |position| {
-            let at = order.values_of(self.slot(position), kv_head);
+            let at = order.values_of(self.slot(self.task, position), kv_head);
             blocks.values[at..].as_ptr().cast::<u8>()
         });
         let keys = steps(partition + 2).map(move |position| {
-            let at = order.keys_of(self.slot(position), kv_head);
+            let at = order.keys_of(self.slot(self.task, position), kv_head);
             blocks.keys[at..].as_ptr().cast::<u8>()
         });
         let piece = order.value_words().max(2 * order.key_words()) * size_of::<u32>();

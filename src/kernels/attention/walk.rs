@@ -190,6 +190,8 @@ pub(super) struct Walk<'a, T> {
     pub(super) source: Source<'a, T>,
     pub(super) task: &'a Task,
     pub(super) kv_head: usize,
+    /// What the thread most likely walks next.
+    pub(super) next: Option<(&'a Task, usize)>,
     pub(super) queries: &'a [f32],
     pub(super) stride: usize,
     pub(super) out: SharedMut<f32>,
