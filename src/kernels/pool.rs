@@ -413,13 +413,36 @@ mod tests {
     }
 
     #[test]
+    fn neighbours_begin_at_different_ranges() {
+        let pool = ThreadPool::new(2).unwrap();
+        let firsts = Mutex::new(std::collections::BTreeMap::new());
+        let barrier = std::sync::Barrier::new(2);
+        pool.run_neighbours_if(true, 6, |thread, tile| {
+            let mut is_first = false;
+            lock(&firsts).entry(thread).or_insert_with(|| {
+                is_first = true;
+                tile
+            });
+            // So neither thread can take the other's tiles before that one has begun.
+            if is_first {
+                barrier.wait();
+            }
+        })
+        .unwrap();
+        let firsts = firsts.into_inner().unwrap();
+        assert_eq!(firsts.into_iter().collect::<Vec<_>>(), [(0, 0), (1, 3)]);
+    }
+
+    #[test]
     fn a_panic_is_an_error_and_the_pool_goes_on() {
         for threads in [1, 4] {
             let pool = ThreadPool::new(threads).unwrap();
             for bad in [0, 3, 63] {
-                let result = pool.run(64, |_, tile| assert!(tile != bad, "tile {tile} is bad"));
-                let message = result.unwrap_err().to_string();
-                assert!(message.contains(&format!("tile {bad} is bad")), "{message}");
+                let job = |_: usize, tile: usize| assert!(tile != bad, "tile {tile} is bad");
+                for result in [pool.run(64, job), pool.run_neighbours_if(true, 64, job)] {
+                    let message = result.unwrap_err().to_string();
+                    assert!(message.contains(&format!("tile {bad} is bad")), "{message}");
+                }
                 pool.run(64, |_, _| {}).unwrap();
             }
         }

@@ -13,6 +13,7 @@ mod digits;
 mod formats;
 mod micro;
 mod panels;
+mod products;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
