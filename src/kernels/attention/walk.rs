@@ -190,7 +190,8 @@ pub(super) struct Walk<'a, T> {
     pub(super) source: Source<'a, T>,
     pub(super) task: &'a Task,
     pub(super) kv_head: usize,
-    /// What the thread most likely walks next.
+    /// What the thread most likely walks next: walks on tiles ask for it.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
     pub(super) next: Option<(&'a Task, usize)>,
     pub(super) queries: &'a [f32],
     pub(super) stride: usize,
