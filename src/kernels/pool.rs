@@ -148,6 +148,7 @@ impl ThreadPool {
         self.run_with_ranges(1, tiles, job)
     }
 
+    /// On all threads, tiles being handed out in so many ranges; with none, on this thread alone.
     fn run_with_ranges<F: Fn(usize, usize) + Sync>(
         &self,
         ranges: usize,
@@ -157,7 +158,7 @@ impl ThreadPool {
         if tiles == 0 {
             return Ok(());
         }
-        if tiles == 1 || self.workers.is_empty() || IN_JOB.get() {
+        if ranges == 0 || tiles == 1 || self.workers.is_empty() || IN_JOB.get() {
             return self.run_alone(tiles, &job);
         }
         let _dispatch = lock(&self.dispatch);
@@ -211,11 +212,7 @@ impl ThreadPool {
         tiles: usize,
         job: F,
     ) -> Result<(), KernelError> {
-        if worth {
-            self.run(tiles, job)
-        } else {
-            self.run_alone(tiles, &job)
-        }
+        self.run_with_ranges(usize::from(worth), tiles, job)
     }
 
     /// As [`Self::run_if`]. A thread's tiles follow each other, until it takes over some of another one's: for tiles that
@@ -229,11 +226,8 @@ impl ThreadPool {
         tiles: usize,
         job: F,
     ) -> Result<(), KernelError> {
-        if worth {
-            self.run_with_ranges(self.threads(), tiles, job)
-        } else {
-            self.run_alone(tiles, &job)
-        }
+        let ranges = if worth { self.threads() } else { 0 };
+        self.run_with_ranges(ranges, tiles, job)
     }
 
     fn run_alone(&self, tiles: usize, job: &dyn Fn(usize, usize)) -> Result<(), KernelError> {

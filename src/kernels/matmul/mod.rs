@@ -58,6 +58,15 @@ enum Weights {
 }
 
 impl Weights {
+    /// Takes the outputs of `next` in behind its own, if both are of one kind.
+    fn append(&mut self, next: &Weights) -> bool {
+        match (self, next) {
+            (Weights::Dense(own), Weights::Dense(next)) => own.append(next),
+            (Weights::Quantized(own), Weights::Quantized(next)) => own.append(next),
+            _ => false,
+        }
+    }
+
     fn out_features(&self) -> usize {
         match self {
             Weights::Dense(matrix) => matrix.out_features(),
@@ -200,10 +209,8 @@ impl PackedMatrix {
             let first_output = stacked.out_features;
             stacked.out_features += segment.weights.out_features();
             // One job for the threads instead of two.
-            if let (Some(last), Weights::Dense(next)) =
-                (stacked.segments.last_mut(), &segment.weights)
-                && let Weights::Dense(last) = &mut last.weights
-                && last.append(next)
+            if let Some(last) = stacked.segments.last_mut()
+                && last.weights.append(&segment.weights)
             {
                 continue;
             }

@@ -448,14 +448,25 @@ fn a_stack_of_mixed_formats_is_its_parts_side_by_side() {
         vec![
             quantized(GgmlDType::Q4K, 48, 256).0,
             matrix(Format::Bf16, 21, 256).0,
+            quantized(GgmlDType::Q6K, 32, 256).0,
             quantized(GgmlDType::Q6K, 5, 256).0,
+            quantized(GgmlDType::Q6K, 16, 256).0,
+            quantized(GgmlDType::Q8_0, 16, 256).0,
+            quantized(GgmlDType::Q5_0, 16, 256).0,
+            quantized(GgmlDType::Q5_0, 16, 256).0,
             matrix(Format::Bf16Fast, 32, 256).0,
             matrix(Format::Bf16Fast, 17, 256).0,
             matrix(Format::F32, 16, 256).0,
         ]
     };
     let stack = PackedMatrix::stack(parts()).unwrap();
-    assert_eq!(stack.out_features(), 48 + 21 + 5 + 32 + 17 + 16);
+    assert_eq!(
+        stack.out_features(),
+        48 + 21 + (32 + 5) + 16 + 16 + 16 + 16 + (32 + 17) + 16
+    );
+    // Of `bf16`, and of `Q6_K` in panels, the part behind whole panels; the third begins within one.
+    let joined = 1 + usize::from(Isa::detected().has_byte_dot());
+    assert_eq!(stack.segments.len(), parts().len() - joined);
     let x = numbers(9 * 256, 2);
     let bias = numbers(stack.out_features(), 4);
     let mut found = vec![0.0; 9 * stack.out_features()];

@@ -70,6 +70,14 @@ impl QuantizedMatrix {
         )?))
     }
 
+    /// Takes the outputs of `next` in behind its own, if both are packed in the same way.
+    pub(super) fn append(&mut self, next: &QuantizedMatrix) -> bool {
+        match (self, next) {
+            (Self::Panels(own), Self::Panels(next)) => own.append(next),
+            _ => false,
+        }
+    }
+
     pub(super) fn out_features(&self) -> usize {
         match self {
             Self::Panels(matrix) => matrix.out_features(),

@@ -136,6 +136,17 @@ impl PanelMatrix {
         Ok(())
     }
 
+    /// Takes the outputs of `next` in behind its own, if both are of one kind and its panels are whole.
+    pub(super) fn append(&mut self, next: &PanelMatrix) -> bool {
+        let fits = self.out_features.is_multiple_of(LANES)
+            && (self.in_features, self.kind) == (next.in_features, next.kind);
+        if fits {
+            self.panels.append(&next.panels);
+            self.out_features += next.out_features;
+        }
+        fits
+    }
+
     pub(super) fn out_features(&self) -> usize {
         self.out_features
     }

@@ -3,12 +3,12 @@
 use half::f16;
 
 use super::{
-    PAIR_SUMS, Product, SUPER_SCALE, Sums, add_four, add_whole, ask, load_and_ask, row_scale,
-    scale_parts,
+    PAIR_SUMS, Product, SUPER_SCALE, Sums, add_four, add_whole, ask, ask_for_heads, load_and_ask,
+    row_scale, scale_parts,
 };
 use crate::kernels::matmul::quantized::formats::{Q4K, Q5K, VECTOR, k45};
 use crate::kernels::matmul::quantized::micro::Ahead;
-use crate::kernels::simd::{ByteDot, CACHE_LINE, LANES};
+use crate::kernels::simd::{ByteDot, LANES};
 
 /// The quants of four inputs of sixteen outputs, or a multiple of them, from their lower bits on: a panel block and
 /// where in it the part begins.
@@ -211,11 +211,7 @@ unsafe fn add_k45<F: Quants, S: ByteDot, A: Ahead, const M: usize, const N: usiz
 ) {
     // SAFETY: promised by the caller.
     unsafe {
-        for panel in panels {
-            for line in 0..k45::NIBBLES / CACHE_LINE {
-                ask::<S, A>(panel.wrapping_add(line * CACHE_LINE), ahead);
-            }
-        }
+        ask_for_heads::<S, A, N>(panels, k45::NIBBLES, ahead);
         let scaled = scaled_k45::<F, S, A, M, N>(panels, x, ahead);
         let mut minima = [[S::splat_i32(0); N]; M];
         for pair in 0..4 {

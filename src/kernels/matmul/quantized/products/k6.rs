@@ -3,12 +3,12 @@
 use half::f16;
 
 use super::{
-    Product, SIXTEEN_SUMS, SUPER_SCALE, Sums, add_four, add_whole, ask, begin_with, load_and_ask,
-    row_scale, scale_parts,
+    Product, SIXTEEN_SUMS, SUPER_SCALE, Sums, add_four, add_whole, ask, ask_for_heads, begin_with,
+    load_and_ask, row_scale, scale_parts,
 };
 use crate::kernels::matmul::quantized::formats::{Q6K, k6};
 use crate::kernels::matmul::quantized::micro::Ahead;
-use crate::kernels::simd::{ByteDot, CACHE_LINE, LANES};
+use crate::kernels::simd::{ByteDot, LANES};
 
 /// Four inputs of the `PART`-th 32 of a half, from the vectors with their nibbles and with their upper bits.
 ///
@@ -147,11 +147,7 @@ impl Product for Q6K {
     ) {
         // SAFETY: promised by the caller.
         unsafe {
-            for panel in panels {
-                for line in 0..k6::nibbles(0, 0, 0) / CACHE_LINE {
-                    ask::<S, A>(panel.wrapping_add(line * CACHE_LINE), ahead);
-                }
-            }
+            ask_for_heads::<S, A, N>(panels, k6::nibbles(0, 0, 0), ahead);
             let mut whole = [[S::splat_i32(0); N]; M];
             for half in 0..2 {
                 if const { M * N <= S::FOUR_PARTS } {

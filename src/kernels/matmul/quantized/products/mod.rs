@@ -7,7 +7,7 @@ use std::array::from_fn;
 
 use super::formats::Format;
 use super::micro::Ahead;
-use crate::kernels::simd::ByteDot;
+use crate::kernels::simd::{ByteDot, CACHE_LINE};
 
 /// Sums of `M` rows and `N` panels.
 pub(super) type Sums<T, const M: usize, const N: usize> = [[T; N]; M];
@@ -82,6 +82,24 @@ unsafe fn ask<S: ByteDot, A: Ahead>(p: *const u8, ahead: usize) {
     if A::VECTORS {
         // SAFETY: promised by the caller.
         unsafe { S::prefetch(p.wrapping_add(ahead)) };
+    }
+}
+
+/// Asks for what is `ahead` bytes behind the first `bytes` of each panel's block.
+///
+/// # Safety
+/// As [`ByteDot`].
+#[inline(always)]
+unsafe fn ask_for_heads<S: ByteDot, A: Ahead, const N: usize>(
+    panels: [*const u8; N],
+    bytes: usize,
+    ahead: usize,
+) {
+    for panel in panels {
+        for line in 0..bytes / CACHE_LINE {
+            // SAFETY: promised by the caller.
+            unsafe { ask::<S, A>(panel.wrapping_add(line * CACHE_LINE), ahead) };
+        }
     }
 }
 
