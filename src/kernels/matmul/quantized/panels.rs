@@ -221,8 +221,8 @@ impl PanelMatrix {
             .panels
             .fill(isa, pool, x, self.in_features, F::ACTIVATION)?;
         let panels = self.out_features.div_ceil(LANES);
-        // Panels a tile: at least 32 tiles of whole groups, up to sixteen panels.
-        let chunk = panels.div_ceil(32).next_multiple_of(8).min(16);
+        // Panels a tile: at least 64 tiles of whole groups, up to sixteen panels.
+        let chunk = panels.div_ceil(64).next_multiple_of(8).min(16);
         let chunks = panels.div_ceil(chunk);
         let row_bytes = self.in_features / F::ACTIVATION.inputs() * F::ACTIVATION.record() * 4;
         let blocks = filled.blocks((ROW_BLOCK_BYTES / row_bytes).max(24));

@@ -147,8 +147,8 @@ impl TileWeights<'_> {
         activations.fill(isa, pool, x, self.in_features)?;
         let (tiles, records) = (&activations.tiles[..], &activations.records[..]);
         let panels = self.out_features.div_ceil(LANES);
-        // Panels a task: at least 32 tasks of whole units, up to sixteen panels.
-        let chunk = panels.div_ceil(32).next_multiple_of(PANELS).min(MAX_PANELS);
+        // Panels a task: at least 64 tasks of whole units, up to sixteen panels.
+        let chunk = panels.div_ceil(64).next_multiple_of(PANELS).min(MAX_PANELS);
         let chunks = panels.div_ceil(chunk);
         let tile_bytes = self.in_features / INPUTS * RECORD;
         let row_blocks = tiles.len().div_ceil((ROW_BLOCK_BYTES / tile_bytes).max(2));
