@@ -33,6 +33,9 @@ WEATHER = {
 }
 BERLIN = "You must call the weather tool for Berlin. Do not answer directly."
 SUNNY = {"city": "Berlin", "temperature_c": 21, "condition": "sunny"}
+# An answer of this schema goes on for as long as a test may read. A short answer is no sign of how it is streamed:
+# what a client has not read yet is sent as one piece.
+FLAGS = {"type": "array", "items": {"type": "boolean"}, "minItems": 2000}
 # Long enough to fill several KV blocks.
 LONG = "You are a helpful assistant. " + "Answer briefly and kindly. " * 20
 

@@ -11,7 +11,7 @@ from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage  # 
 from langchain_core.tools import tool  # noqa: E402
 from langchain_openai import ChatOpenAI  # noqa: E402
 
-from support import BERLIN, KEY, LONG, MODEL, Client, package  # noqa: E402
+from support import BERLIN, FLAGS, KEY, LONG, MODEL, Client, package  # noqa: E402
 
 
 @tool
@@ -87,7 +87,18 @@ class Chat(LangChain):
             total += chunk
         [call] = total.tool_calls
         self.assertEqual((call["name"], call["args"]), ("weather", {"city": "Berlin"}))
-        self.assertGreater(sum(bool(chunk.tool_call_chunks) for chunk in chunks), 2)
+
+    def test_arguments_of_a_tool_call_come_piece_by_piece(self):
+        count = {"title": "count", "description": "Counts", "type": "object", "properties": {"flags": FLAGS},
+                 "required": ["flags"]}
+        model = self.model(max_tokens=20_000).bind_tools([count], tool_choice="any")
+        with self.client_leaves():
+            stream = model.stream("Count.")
+            calls = (call for chunk in stream for call in chunk.tool_call_chunks)
+            first, second, third = (next(calls) for _ in range(3))
+            self.assertEqual((first["name"], second["name"], third["name"]), ("count", None, None))
+            self.assertTrue(second["args"] and third["args"])
+            stream.close()
 
     def test_structured_output_by_json_schema(self):
         model = self.model().with_structured_output(Person, method="json_schema")

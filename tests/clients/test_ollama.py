@@ -8,7 +8,7 @@ import urllib.request
 import ollama
 import pydantic
 
-from support import BERLIN, KEY, LONG, MODEL, Client, package, user, wait_until
+from support import BERLIN, FLAGS, KEY, LONG, MODEL, Client, package, user, wait_until
 
 
 class Person(pydantic.BaseModel):
@@ -124,9 +124,8 @@ class Leaving(Ollama):
     flags = ("--max-running", "1")
 
     def test_a_stream_that_is_left_stops_the_computing(self):
-        numbers = {"type": "array", "items": {"type": "integer"}, "minItems": 2000}
         with self.client_leaves():
-            stream = self.chat("Count.", stream=True, format=numbers, options={"num_predict": 20_000})
+            stream = self.chat("Count.", stream=True, format=FLAGS, options={"num_predict": 20_000})
             self.assertIn("[", "".join(next(stream).message.content for _ in range(3)))
             self.assertEqual(self.metric("trunkline_requests_running"), 1)
             stream.close()

@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { APICallError, Output, generateText, isStepCount, streamText, tool } from "ai";
+import { APICallError, Output, generateText, isStepCount, jsonSchema, streamText, tool } from "ai";
 import { z } from "zod";
 
-import { BERLIN, KEY, LONG, MODEL, clientLeaves } from "./support.mjs";
+import { BERLIN, FLAGS, KEY, LONG, MODEL, clientLeaves } from "./support.mjs";
 
 const connect = (url, options = {}) =>
   createOpenAICompatible({ name: "trunkline", baseURL: `${url}/v1`, apiKey: "none", includeUsage: true, ...options });
@@ -33,11 +33,10 @@ test("generateText tells text, finish reason and usage", async () => {
   assert.ok(usage.outputTokens > 0);
 });
 
-test("streamText gives the same text piece by piece, usage included", async () => {
+test("streamText gives the same text, usage included", async () => {
   const whole = await generateText({ ...settings, prompt: "Count from one to ten." });
   const result = streamText({ ...settings, prompt: "Count from one to ten." });
   const pieces = await Array.fromAsync(result.textStream);
-  assert.ok(pieces.length > 3);
   assert.equal(pieces.join(""), whole.text);
   assert.equal(await result.finishReason, "stop");
   assert.equal((await result.usage).outputTokens, whole.usage.outputTokens);
@@ -67,7 +66,6 @@ test("streamText streams a tool's input, runs it and streams the answer", async 
   const parts = await Array.fromAsync(result.fullStream);
   const input = parts.filter((part) => part.type === "tool-input-delta").map((part) => part.delta);
   assert.deepEqual(JSON.parse(input.join("")), { city: "Berlin" });
-  assert.ok(input.length > 1);
   assert.deepEqual(asked, ["Berlin"]);
   assert.equal(await result.text, "The weather in Berlin is rainy, 6 degrees.");
 });
@@ -80,7 +78,6 @@ test("Output.object fills a Zod schema, whole and streamed", async () => {
   };
   assert.deepEqual((await generateText(question)).output, { name: "Anna", age: 31 });
   const partial = await Array.fromAsync(streamText(question).partialOutputStream);
-  assert.ok(partial.length > 1);
   assert.deepEqual(partial.at(-1), { name: "Anna", age: 31 });
 });
 
@@ -106,9 +103,40 @@ test("an aborted stream ends the computation", () => clientLeaves(async () => {
   const seen = [];
   for await (const part of result.fullStream) {
     seen.push(part.type);
-    if (part.type === "text-delta") controller.abort();
+    if (seen.filter((type) => type === "text-delta").length === 3) controller.abort();
   }
   assert.equal(seen.at(-1), "abort");
+}));
+
+test("a tool's input comes piece by piece", () => clientLeaves(async () => {
+  const controller = new AbortController();
+  const schema = jsonSchema({ type: "object", properties: { flags: FLAGS }, required: ["flags"] });
+  const result = streamText({
+    ...settings, prompt: "Count.", maxOutputTokens: 20_000, abortSignal: controller.signal, toolChoice: "required",
+    tools: { count: tool({ description: "Counts", inputSchema: schema }) },
+  });
+  const seen = [];
+  for await (const part of result.fullStream) {
+    seen.push(part.type);
+    if (seen.filter((type) => type === "tool-input-delta").length === 3) controller.abort();
+  }
+  assert.equal(seen.at(-1), "abort");
+}));
+
+test("Output.object grows while it is streamed", () => clientLeaves(async () => {
+  const controller = new AbortController();
+  const structured = connect(process.env.TRUNKLINE_URL, { supportsStructuredOutputs: true });
+  const schema = jsonSchema({ type: "object", properties: { flags: FLAGS }, required: ["flags"] });
+  const result = streamText({
+    ...settings, model: structured(MODEL), prompt: "Count.", maxOutputTokens: 20_000, abortSignal: controller.signal,
+    output: Output.object({ schema }),
+  });
+  const lengths = [];
+  for await (const { flags = [] } of result.partialOutputStream) {
+    if (flags.length > (lengths.at(-1) ?? 0)) lengths.push(flags.length);
+    if (lengths.length === 3) controller.abort();
+  }
+  assert.ok(lengths.length >= 3, `${lengths}`);
 }));
 
 test("errors are APICallErrors with status and message", async () => {

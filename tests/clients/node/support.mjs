@@ -5,6 +5,8 @@ export const MODEL = "trunkline-demo";
 export const KEY = "right";
 export const BERLIN = "You must call the weather tool for Berlin. Do not answer directly.";
 export const SUNNY = { city: "Berlin", temperature_c: 21, condition: "sunny" };
+// An answer of this schema goes on for as long as a test may read: what a client has not read yet is sent as one piece.
+export const FLAGS = { type: "array", items: { type: "boolean" }, minItems: 2000 };
 // Long enough to fill several KV blocks.
 export const LONG = `You are a helpful assistant. ${"Answer briefly and kindly. ".repeat(20)}`;
 export const WEATHER = {
