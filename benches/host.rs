@@ -1,7 +1,7 @@
 //! What the host does between engine steps: `cargo bench --bench host [-- FILTER]`.
 //!
 //! The radix tree under many conversations, sampling from a row of logits, and one token's way into a
-//! server-sent event. The kernels have a bench of their own, beside the machine's limits (`kernels`).
+//! server-sent event. The kernels have a bench of their own (`kernels`).
 
 use std::hint::black_box;
 use std::pin::Pin;

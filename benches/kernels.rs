@@ -1,37 +1,32 @@
-//! Kernel rates against what the machine can do: `cargo bench --bench kernels [-- THREADS] [attention]`.
+//! The kernels one by one: `cargo bench --bench kernels [-- FILTER]`.
 //!
-//! Prints, for every weight format, the rate of the matrix product at several row counts beside the best
-//! rate of that format (*peak*) and the time that reading the weights takes at full bandwidth (*bw*), then
-//! attention: prefill, decode over own blocks, and decode over a shared prefix. Times are the best of
-//! several runs, because a busy machine only ever adds time.
+//! The matrix product for every weight format at several row counts, as operations a second, and attention: prefill,
+//! decode over own blocks, and decode over a shared prefix. On as many threads as the engine takes. The shares of the
+//! machine's limits are told by `trunkline bench engine`.
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use criterion::measurement::WallTime;
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
 use half::{bf16, f16};
-use trunkline::bench::engine::Bandwidth;
 use trunkline::ids::BlockId;
 use trunkline::kernels::{
     AttentionPlan, AttentionRow, AttentionShape, Isa, KvLayer, KvLayout, KvRows, KvSlot, KvType,
     PackedMatrix, Precision, ThreadPool, fused_attention,
 };
 
-/// The best of several runs.
-fn best(mut run: impl FnMut()) -> Duration {
-    run();
-    let started = Instant::now();
-    let mut best = Duration::MAX;
-    let mut runs = 0;
-    while runs < 5 || (started.elapsed() < Duration::from_millis(400) && runs < 1000) {
-        let start = Instant::now();
-        run();
-        best = best.min(start.elapsed());
-        runs += 1;
-    }
-    best
+/// Outputs and inputs of the matrices.
+const SHAPE: (usize, usize) = (4096, 1024);
+/// Copies of a matrix with fewer bytes than this altogether would be found in a second-level cache by the next pass.
+const BEYOND_CACHES: usize = 48 << 20;
+
+fn pool() -> ThreadPool {
+    ThreadPool::new(ThreadPool::physical_cores()).expect("threads can be started")
 }
 
 fn numbers(count: usize) -> Vec<f32> {
@@ -46,73 +41,75 @@ fn numbers(count: usize) -> Vec<f32> {
         .collect()
 }
 
-fn matrices(out: usize, inputs: usize) -> Vec<(String, PackedMatrix)> {
-    let weights = numbers(out * inputs);
+/// What packs a copy of the weights, for each format.
+type Pack = Box<dyn Fn() -> PackedMatrix>;
+
+fn formats() -> Vec<(String, Pack)> {
+    let (out, inputs) = SHAPE;
+    let weights: Arc<[f32]> = numbers(out * inputs).into();
     let halves: Vec<f16> = weights.iter().map(|&x| f16::from_f32(x)).collect();
-    let brains: Vec<bf16> = weights.iter().map(|&x| bf16::from_f32(x)).collect();
-    let packed = "sizes fit";
-    let mut matrices = vec![
+    let brains: Arc<[bf16]> = weights.iter().map(|&x| bf16::from_f32(x)).collect();
+    let fast = Arc::clone(&brains);
+    let fits = "sizes fit";
+    let tensor = Tensor::from_vec(weights.to_vec(), SHAPE, &Device::Cpu).expect(fits);
+    let mut formats: Vec<(String, Pack)> = vec![
         (
             "f32".to_owned(),
-            PackedMatrix::from_f32(&weights, out, inputs).expect(packed),
+            Box::new(move || PackedMatrix::from_f32(&weights, out, inputs).expect(fits)),
         ),
         (
             "f16".to_owned(),
-            PackedMatrix::from_f16(&halves, out, inputs).expect(packed),
+            Box::new(move || PackedMatrix::from_f16(&halves, out, inputs).expect(fits)),
         ),
         (
             "bf16 exact".to_owned(),
-            PackedMatrix::from_bf16(&brains, out, inputs).expect(packed),
+            Box::new(move || PackedMatrix::from_bf16(&brains, out, inputs).expect(fits)),
         ),
         (
             "bf16 fast".to_owned(),
-            PackedMatrix::from_bf16(&brains, out, inputs)
-                .expect(packed)
-                .with_precision(Precision::Fast),
+            Box::new(move || {
+                let matrix = PackedMatrix::from_bf16(&fast, out, inputs).expect(fits);
+                matrix.with_precision(Precision::Fast)
+            }),
         ),
     ];
-    let tensor = Tensor::from_vec(weights, (out, inputs), &Device::Cpu).expect("sizes fit");
     for kind in [GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q6K] {
         let tensor = Arc::new(QTensor::quantize(&tensor, kind).expect("can be quantized"));
-        matrices.push((
+        formats.push((
             format!("{kind:?}"),
-            PackedMatrix::from_quantized(&tensor).expect("has a kernel"),
+            Box::new(move || PackedMatrix::from_quantized(&tensor).expect("has a kernel")),
         ));
     }
-    matrices
+    formats
 }
 
-fn products(pool: &ThreadPool, bandwidth: f64) {
-    let (out, inputs) = (4096, 1024);
-    let row_counts = [1, 4, 16, 64, 512];
-    println!("\nmatrix product, {out} × {inputs}: GFLOP/s, share of the nearer limit");
-    println!("{:>11} {:>8}  rows {row_counts:?}", "weights", "peak");
-    for (name, matrix) in matrices(out, inputs) {
-        // Several copies, so that a single row finds its weights in memory and not in the cache.
-        let times: Vec<f64> = row_counts
-            .iter()
-            .map(|&rows| {
+/// In turn over so many copies that few rows read their weights from memory, as they do in a model.
+fn products(criterion: &mut Criterion) {
+    let pool = pool();
+    let (out, inputs) = SHAPE;
+    for (name, pack) in formats() {
+        let mut group = criterion.benchmark_group(format!("matmul {name}"));
+        group.sample_size(20);
+        let first = pack();
+        let count = BEYOND_CACHES.div_ceil(first.bytes());
+        let copies: Vec<PackedMatrix> = std::iter::once(first)
+            .chain(std::iter::repeat_with(pack).take(count - 1))
+            .collect();
+        for rows in [1, 4, 16, 32, 64, 512] {
+            // Of one pass: two for each weight and row.
+            group.throughput(Throughput::Elements(2 * (rows * out * inputs) as u64));
+            group.bench_function(BenchmarkId::from_parameter(rows), |bencher| {
                 let (x, mut y) = (numbers(rows * inputs), vec![0.0; rows * out]);
-                let time = best(|| {
-                    matrix
-                        .matmul(pool, &x, None, &mut y)
-                        .expect("does not panic");
+                let mut turn = 0;
+                bencher.iter(|| {
+                    turn = (turn + 1) % copies.len();
+                    let product = copies[turn].matmul(&pool, &x, None, &mut y);
+                    product.expect("does not panic");
+                    black_box(&mut y);
                 });
-                black_box(&y);
-                time.as_secs_f64()
-            })
-            .collect();
-        let flops = |rows: usize| 2.0 * (rows * out * inputs) as f64;
-        let peak = flops(512) / times[4];
-        let cells: Vec<String> = row_counts
-            .iter()
-            .zip(&times)
-            .map(|(&rows, &time)| {
-                let limit = (flops(rows) / peak).max(matrix.bytes() as f64 / bandwidth);
-                format!("{:7.1} {:4.2}", flops(rows) / time / 1e9, limit / time)
-            })
-            .collect();
-        println!("{name:>11} {:8.1}  {}", peak / 1e9, cells.join(" | "));
+            });
+        }
+        group.finish();
     }
 }
 
@@ -184,43 +181,42 @@ impl Attention {
         }
     }
 
-    fn time(&self, pool: &ThreadPool, rows: &[AttentionRow]) -> f64 {
+    /// The attention of some rows; `name` is theirs in `group`.
+    fn bench(
+        &self,
+        group: &mut BenchmarkGroup<'_, WallTime>,
+        pool: &ThreadPool,
+        name: &str,
+        rows: &[AttentionRow],
+    ) {
         let tables: Vec<&[BlockId]> = self.tables.iter().map(Vec::as_slice).collect();
         let mut plan = AttentionPlan::default();
         plan.build(self.shape, BLOCK, &tables, rows);
         let width = self.shape.query_heads * self.layer.layout().head_dim;
         let queries = numbers(rows.len() * width);
         let mut out = vec![0.0; queries.len()];
-        best(|| {
-            fused_attention(pool, &plan, &self.layer, &queries, width, &mut out)
-                .expect("does not panic");
-        })
-        .as_secs_f64()
+        // Scores and sums of values, two operations each for a key and a dimension.
+        let keys: usize = rows.iter().map(|row| row.position as usize + 1).sum();
+        group.throughput(Throughput::Elements(4 * (keys * width) as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                fused_attention(pool, &plan, &self.layer, &queries, width, &mut out)
+                    .expect("does not panic");
+                black_box(&mut out);
+            });
+        });
     }
 }
 
-fn attention(pool: &ThreadPool, bandwidth: f64) {
-    println!(
-        "\nattention, 16 query heads, 8 KV heads of 128, {:?}",
-        kv_type()
-    );
-    let position_bytes = (8 * 128 * 2 * 2) as f64;
-    let row_flops = |keys: usize| 4.0 * (keys * 16 * 128) as f64;
-    let prefill = Attention::new(pool, 1, 2048, 0);
+fn attention(criterion: &mut Criterion) {
+    let pool = pool();
+    let mut group = criterion.benchmark_group(format!("attention {:?}", kv_type()));
+    group.sample_size(20);
+    let prefill = Attention::new(&pool, 1, 2048, 0);
     for (from, to) in [(0, 512), (0, 1024), (1536, 2048)] {
-        let rows: Vec<AttentionRow> = (from..to)
-            .map(|position| AttentionRow {
-                table: 0,
-                position: position as u32,
-            })
-            .collect();
-        let time = prefill.time(pool, &rows);
-        let flops: f64 = (from..to).map(|position| row_flops(position + 1)).sum();
-        println!(
-            "prefill {from:5}..{to:5}: {:8.3} ms {:7.1} GFLOP/s",
-            time * 1e3,
-            flops / time / 1e9
-        );
+        let row = |position| AttentionRow { table: 0, position };
+        let rows: Vec<AttentionRow> = (from..to).map(row).collect();
+        prefill.bench(&mut group, &pool, &format!("prefill {from} to {to}"), &rows);
     }
     for (sequences, length, shared) in [
         (1, 160, 0),
@@ -231,43 +227,23 @@ fn attention(pool: &ThreadPool, bandwidth: f64) {
         (32, 4128, 4096),
         (16, 1440, 1248),
     ] {
-        let world = Attention::new(pool, sequences, length, shared);
-        let rows: Vec<AttentionRow> = (0..sequences)
-            .map(|table| AttentionRow {
-                table: table as u32,
-                position: length as u32 - 1,
-            })
-            .collect();
-        let time = world.time(pool, &rows);
-        let bytes = (shared + sequences * (length - shared)) as f64 * position_bytes;
-        println!(
-            "decode {sequences:3} × {length:5} keys, {shared:5} shared: {:8.3} ms {:7.1} GFLOP/s, reads {:5.1} GB/s ({:4.2} of bw)",
-            time * 1e3,
-            row_flops(length) * sequences as f64 / time / 1e9,
-            bytes / time / 1e9,
-            bytes / time / bandwidth,
-        );
+        let world = Attention::new(&pool, sequences, length, shared);
+        let position = length as u32 - 1;
+        let row = |table| AttentionRow { table, position };
+        let rows: Vec<AttentionRow> = (0..sequences as u32).map(row).collect();
+        let name = format!("decode {sequences} x {length} keys, {shared} shared");
+        world.bench(&mut group, &pool, &name, &rows);
     }
+    group.finish();
 }
 
-fn main() {
-    let threads = std::env::args()
-        .skip(1)
-        .find_map(|argument| argument.parse().ok());
-    let threads = threads.unwrap_or_else(ThreadPool::physical_cores);
-    let pool = ThreadPool::new(threads).expect("threads can be started");
-    let bandwidth = Bandwidth::default()
-        .measure(&pool, 5)
-        .expect("reading does not panic");
-    println!(
-        "{:?}, {threads} threads, reads {:.1} GB/s",
-        Isa::detected(),
-        bandwidth / 1e9
-    );
-    let time = best(|| pool.run(threads, |_, _| {}).expect("does not panic"));
-    println!("empty job: {:.2} µs", time.as_secs_f64() * 1e6);
-    if !std::env::args().any(|argument| argument == "attention") {
-        products(&pool, bandwidth);
-    }
-    attention(&pool, bandwidth);
+/// What handing work to the threads costs by itself.
+fn threads(criterion: &mut Criterion) {
+    let (pool, count) = (pool(), ThreadPool::physical_cores());
+    criterion.bench_function("empty job", |bencher| {
+        bencher.iter(|| pool.run(count, |_, _| {}).expect("does not panic"));
+    });
 }
+
+criterion_group!(benches, threads, products, attention);
+criterion_main!(benches);

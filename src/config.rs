@@ -216,9 +216,10 @@ pub struct Config {
     #[arg(long, default_value = "512", value_name = "TOKENS", help_heading = "Scheduling", value_parser = at_least_one)]
     pub max_batch_tokens: usize,
 
-    /// How many times longer a token of a running request may take while prompts are computed beside it.
+    /// How many times longer a token of a running request may take, as a rule, while prompts are computed beside it.
     ///
-    /// The chunks of prompts are cut to fit, to no less than 16 tokens.
+    /// The chunks of prompts are cut to fit, to no less than 16 tokens. At most one step in 32 may take longer: up to 0.2 s
+    /// where that clears all waiting prompts, and up to a second where four such steps clear a crowd.
     #[arg(long, default_value = "2", value_name = "FACTOR", help_heading = "Scheduling", value_parser = parse_factor)]
     pub prefill_slowdown: f64,
 
@@ -235,7 +236,7 @@ pub struct Config {
     )]
     pub device: DeviceChoice,
 
-    /// CPU threads of the engine. `auto` = one for each CPU.
+    /// CPU threads of the engine. `auto` = one for each physical core.
     #[arg(long, default_value = "auto", value_name = "N", help_heading = "Engine", value_parser = Auto::parse_with(at_least_one))]
     pub threads: Auto<usize>,
 

@@ -46,7 +46,7 @@ fn measure(arguments: &bench::Arguments) -> ExitCode {
     }
     match bench::run(arguments) {
         Ok(bench::Verdict::Clean) => ExitCode::SUCCESS,
-        Ok(bench::Verdict::RequestsFailed) => ExitCode::FAILURE,
+        Ok(bench::Verdict::Failed) => ExitCode::FAILURE,
         Err(error) => fail(&error, 1),
     }
 }

@@ -1,6 +1,6 @@
 //! The client side of `/v1/chat/completions`: one streamed request, and when each piece of it came.
 
-use std::io::{BufReader, Read};
+use std::io::{BufReader, ErrorKind, Read};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -118,6 +118,8 @@ struct PromptDetails {
 pub enum RequestError {
     #[error("cannot reach it ({0}); is the server running, and is the URL right?")]
     Unreachable(String),
+    #[error("cannot connect to it ({0}); is the URL right?")]
+    NoConnection(String),
     #[error("no answer within --timeout")]
     Timeout,
     #[error("the server answered {status}: {message}")]
@@ -137,9 +139,15 @@ impl RequestError {
             | ureq::Error::HostNotFound
             | ureq::Error::ConnectionFailed => Self::Unreachable(error.to_string()),
             ureq::Error::Timeout(_) => Self::Timeout,
-            ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                Self::Unreachable(error.to_string())
-            }
+            ureq::Error::Io(error) => match error.kind() {
+                ErrorKind::ConnectionRefused => Self::Unreachable(error.to_string()),
+                ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::BrokenPipe
+                | ErrorKind::UnexpectedEof => Self::Cut(error.to_string()),
+                // A name that nobody knows, a server without TLS where the URL says https, and the like.
+                _ => Self::NoConnection(error.to_string()),
+            },
             other => Self::Cut(other.to_string()),
         }
     }

@@ -14,12 +14,6 @@ pub enum BenchError {
     /// The first request to a server failed.
     #[error("{url}: {reason}")]
     Server { url: String, reason: String },
-    #[error("{workload} on {url}: {reason}")]
-    Workload {
-        workload: &'static str,
-        url: String,
-        reason: String,
-    },
     #[error("cannot start a thread for each agent: {0}; use fewer --agents")]
     Thread(std::io::Error),
     #[error("cannot start again with candle's threads set: {0}")]

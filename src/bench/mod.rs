@@ -25,15 +25,15 @@ pub use error::BenchError;
 use prompts::Prompts;
 use report::{Report, WorkloadReport};
 use target::Target;
-use workloads::{Round, RoundError, Workload};
+use workloads::{Round, Workload};
 
 /// How a measurement went that could be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Every request was answered.
     Clean,
-    /// Some requests failed; the report says which.
-    RequestsFailed,
+    /// Some requests failed, or a workload could not be measured; the report says which.
+    Failed,
 }
 
 /// Measures what `arguments` say and prints the report on standard output; progress goes to standard error.
@@ -71,24 +71,21 @@ fn measure(arguments: &Arguments) -> Result<Report, BenchError> {
     let mut report = Report::new(seed, arguments.rounds, &targets);
     for name in arguments.workloads() {
         let workload = workloads::workload(name, &arguments.sizes);
-        report.workloads.push(run_workload(
-            workload.as_ref(),
-            &targets,
-            seed,
-            arguments.rounds,
-        )?);
+        let measured = run_workload(workload.as_ref(), &targets, seed, arguments.rounds);
+        report.workloads.push(measured);
     }
     Ok(report)
 }
 
 /// All rounds of a workload, the servers in turn: each round begins with the other one, so that a drift
-/// of the machine falls on both.
+/// of the machine falls on both. With a round that has no figures the workload ends for all: what was measured of
+/// it, and the other workloads, are worth telling.
 fn run_workload(
     workload: &dyn Workload,
     targets: &[Target],
     seed: u64,
     rounds: usize,
-) -> Result<WorkloadReport, BenchError> {
+) -> WorkloadReport {
     let mut report = WorkloadReport::new(workload, targets.len());
     for round in 0..rounds {
         let mut order: Vec<usize> = (0..targets.len()).collect();
@@ -98,24 +95,21 @@ fn run_workload(
         for side in order {
             let target = &targets[side];
             let mut prompts = Prompts::new(seed, workload.name(), round, side);
-            let result = workloads::run_round(workload, target, &mut prompts)
-                .map_err(|error| give_up(workload, target, error))?;
-            tell_progress(workload, target, round, rounds, &result);
-            report.add(side, result);
+            match workloads::run_round(workload, target, &mut prompts) {
+                Ok(result) => {
+                    tell_progress(workload, target, round, rounds, &result);
+                    report.add(side, result);
+                }
+                Err(error) => {
+                    let (name, url) = (report::name_of(workload.name()), target.client.url());
+                    eprintln!("{name} {}/{rounds} {url}: {error}", round + 1);
+                    report.fail(side, round, &error);
+                    return report;
+                }
+            }
         }
     }
-    Ok(report)
-}
-
-fn give_up(workload: &dyn Workload, target: &Target, error: RoundError) -> BenchError {
-    match error {
-        RoundError::Bench(error) => error,
-        other => BenchError::Workload {
-            workload: report::name_of(workload.name()),
-            url: target.client.url().to_owned(),
-            reason: other.to_string(),
-        },
-    }
+    report
 }
 
 fn tell_progress(

@@ -9,7 +9,7 @@ use super::Verdict;
 use super::arguments::WorkloadName;
 use super::statistics::{Distribution, E2E, ITL, Metrics, TPOT, TTFT};
 use super::target::Target;
-use super::workloads::{Round, Workload};
+use super::workloads::{Round, RoundError, Workload};
 
 const DISTRIBUTIONS: [(&str, Distribution); 4] =
     [("TTFT", TTFT), ("ITL", ITL), ("TPOT", TPOT), ("E2E", E2E)];
@@ -36,7 +36,59 @@ pub struct WorkloadReport {
     parameters: Value,
     figures: &'static [(&'static str, &'static str)],
     /// In the order of the servers.
-    rounds: Vec<Vec<Round>>,
+    sides: Vec<Side>,
+}
+
+/// A workload on one server.
+#[derive(Default)]
+struct Side {
+    rounds: Vec<Round>,
+    /// Why it has no more rounds.
+    failure: Option<String>,
+}
+
+impl Side {
+    /// Medians over the rounds in which every request was answered; over all if there is no such round. Answers that did
+    /// not come cost no time.
+    fn median(&self) -> Metrics {
+        let metrics = |round: &Round| round.metrics.clone();
+        let mut counted: Vec<Metrics> = self.clean().map(metrics).collect();
+        if counted.is_empty() {
+            counted = self.rounds.iter().map(metrics).collect();
+        }
+        Metrics::median_of(&counted)
+    }
+
+    fn clean(&self) -> impl Iterator<Item = &Round> {
+        let is_clean = |round: &&Round| round.metrics.get("errors") == Some(0.0);
+        self.rounds.iter().filter(is_clean)
+    }
+
+    /// Rounds in which a request failed.
+    fn failed_rounds(&self) -> usize {
+        self.rounds.len() - self.clean().count()
+    }
+
+    fn is_clean(&self) -> bool {
+        self.failure.is_none() && self.failed_rounds() == 0
+    }
+
+    /// What the reader should know of what is missing in the medians.
+    fn reservations(&self) -> Vec<String> {
+        let (failed, all) = (self.failed_rounds(), self.rounds.len());
+        let failed = match failed {
+            0 => None,
+            _ if failed == all => Some(format!(
+                "in each of {all} rounds requests failed: these are not times of whole answers"
+            )),
+            _ => Some(format!(
+                "in {failed} of {all} rounds requests failed: these are left out of the medians"
+            )),
+        };
+        let failure = self.failure.iter();
+        let failure = failure.map(|reason| format!("not measured to the end: {reason}"));
+        failed.into_iter().chain(failure).collect()
+    }
 }
 
 /// The name on the command line.
@@ -69,14 +121,11 @@ impl Report {
     }
 
     pub fn verdict(&self) -> Verdict {
-        let mut rounds = self
-            .workloads
-            .iter()
-            .flat_map(|workload| workload.rounds.iter().flatten());
-        if rounds.any(|round| round.metrics.get("errors") != Some(0.0)) {
-            Verdict::RequestsFailed
-        } else {
+        let mut sides = self.workloads.iter().flat_map(|workload| &workload.sides);
+        if sides.all(Side::is_clean) {
             Verdict::Clean
+        } else {
+            Verdict::Failed
         }
     }
 
@@ -140,20 +189,32 @@ impl WorkloadReport {
             description: workload.describe(),
             parameters: workload.parameters(),
             figures: workload.figures(),
-            rounds: std::iter::repeat_with(Vec::new).take(servers).collect(),
+            sides: std::iter::repeat_with(Side::default)
+                .take(servers)
+                .collect(),
         }
     }
 
     pub fn add(&mut self, server: usize, round: Round) {
-        self.rounds[server].push(round);
+        self.sides[server].rounds.push(round);
+    }
+
+    /// A round on a server brought no figures.
+    pub fn fail(&mut self, server: usize, round: usize, error: &RoundError) {
+        self.sides[server].failure = Some(format!("round {}: {error}", round + 1));
     }
 
     fn medians(&self) -> Vec<Metrics> {
-        let of_server = |rounds: &Vec<Round>| {
-            let metrics: Vec<Metrics> = rounds.iter().map(|round| round.metrics.clone()).collect();
-            Metrics::median_of(&metrics)
-        };
-        self.rounds.iter().map(of_server).collect()
+        self.sides.iter().map(Side::median).collect()
+    }
+
+    /// The first server's medians over the second's, if both have rounds in which every request was answered.
+    fn ratios(&self, medians: &[Metrics]) -> Option<Metrics> {
+        let all_have = self.sides.iter().all(|side| side.clean().next().is_some());
+        match medians {
+            [first, second] if all_have => Some(first.over(second)),
+            _ => None,
+        }
     }
 
     fn to_json(&self, servers: &[ServerReport]) -> Value {
@@ -161,14 +222,17 @@ impl WorkloadReport {
         let results =
             servers
                 .iter()
-                .zip(&self.rounds)
+                .zip(&self.sides)
                 .zip(&medians)
-                .map(|((server, rounds), median)| {
+                .map(|((server, side), median)| {
+                    let rounds = &side.rounds;
                     let per_round = rounds.iter().map(|round| round.metrics.to_json());
                     json!({
                         "url": server.url,
                         "median": median.to_json(),
                         "rounds": per_round.collect::<Vec<_>>(),
+                        "failed_rounds": side.failed_rounds(),
+                        "failure": side.failure,
                         "errors": distinct(rounds.iter().flat_map(|round| &round.errors)),
                         "notes": distinct(rounds.iter().flat_map(|round| &round.notes)),
                     })
@@ -179,8 +243,8 @@ impl WorkloadReport {
             "parameters": self.parameters,
             "results": results.collect::<Vec<_>>(),
         });
-        if let [first, second] = &medians[..] {
-            json["ratios"] = first.over(second).to_json();
+        if let Some(ratios) = self.ratios(&medians) {
+            json["ratios"] = ratios.to_json();
         }
         json
     }
@@ -191,9 +255,17 @@ impl WorkloadReport {
             &format!("\n{}: {}", name_of(self.name), self.description),
         );
         let medians = self.medians();
-        for (((label, _), rounds), median) in labels(servers).zip(&self.rounds).zip(&medians) {
-            line(text, &format!("{label}{}", self.summary(rounds, median)));
-            write_distributions(median, milliseconds, text);
+        for (((label, _), side), median) in labels(servers).zip(&self.sides).zip(&medians) {
+            let rounds = &side.rounds;
+            if rounds.is_empty() {
+                line(text, &format!("{label}no figures"));
+            } else {
+                line(text, &format!("{label}{}", self.summary(rounds, median)));
+                write_distributions(median, milliseconds, text);
+            }
+            for reservation in side.reservations() {
+                line(text, &format!("  {reservation}"));
+            }
             for error in distinct(rounds.iter().flat_map(|round| &round.errors)) {
                 line(text, &format!("  error: {error}"));
             }
@@ -201,8 +273,7 @@ impl WorkloadReport {
                 line(text, &format!("  note: {note}"));
             }
         }
-        if let [first, second] = &medians[..] {
-            let ratio = first.over(second);
+        if let Some(ratio) = self.ratios(&medians) {
             let show = |name| {
                 ratio
                     .get(name)
@@ -218,6 +289,11 @@ impl WorkloadReport {
                 ),
             );
             write_distributions(&ratio, |ratio| format!("{ratio:.2}"), text);
+        } else if medians.len() > 1 {
+            line(
+                text,
+                "A / B  left out: a server answered no round as a whole",
+            );
         }
     }
 
@@ -332,6 +408,48 @@ fn line(text: &mut String, line: &str) {
 mod tests {
     use super::*;
     use clap::ValueEnum;
+
+    fn side(walls_and_errors: &[(f64, f64)]) -> Side {
+        let round = |&(wall, errors): &(f64, f64)| {
+            let mut metrics = Metrics::default();
+            metrics.insert("wall_s", wall);
+            metrics.insert("errors", errors);
+            Round {
+                metrics,
+                ..Round::default()
+            }
+        };
+        Side {
+            rounds: walls_and_errors.iter().map(round).collect(),
+            failure: None,
+        }
+    }
+
+    #[test]
+    fn rounds_with_errors_are_left_out_of_medians_and_ratios() {
+        let workload = |sides| WorkloadReport {
+            name: WorkloadName::Single,
+            description: String::new(),
+            parameters: Value::Null,
+            figures: &[],
+            sides,
+        };
+        // A server that dies is done at once from then on.
+        let dying = side(&[(2.0, 0.0), (4.0, 0.0), (0.1, 1.0), (0.0, 1.0), (0.0, 1.0)]);
+        assert_eq!(dying.median().get("wall_s"), Some(3.0));
+        assert_eq!(dying.failed_rounds(), 3);
+        assert!(dying.reservations()[0].contains("3 of 5"));
+        let both = workload(vec![side(&[(6.0, 0.0)]), dying]);
+        let ratios = both
+            .ratios(&both.medians())
+            .expect("both have whole rounds");
+        assert_eq!(ratios.get("wall_s"), Some(2.0));
+
+        let dead = side(&[(0.1, 2.0), (0.3, 2.0)]);
+        assert_eq!(dead.median().get("wall_s"), Some(0.2));
+        let both = workload(vec![side(&[(6.0, 0.0)]), dead]);
+        assert!(both.ratios(&both.medians()).is_none());
+    }
 
     #[test]
     fn names_are_those_of_the_command_line() {

@@ -20,7 +20,7 @@ pub struct Arguments {
     input: String,
 
     /// The file to write.
-    #[arg(value_name = "OUT.gguf")]
+    #[arg(value_name = "OUT.gguf", value_parser = parse_output)]
     output: PathBuf,
 
     /// What the matrices become; see below.
@@ -39,6 +39,17 @@ pub struct Arguments {
     /// Threads that quantize; 0 = one for each CPU.
     #[arg(long, value_name = "N", default_value = "0")]
     threads: usize,
+}
+
+/// A name by which `--model` and other programs know what the file is.
+fn parse_output(name: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(name);
+    let ending = path.extension().unwrap_or_default();
+    if ending.eq_ignore_ascii_case("gguf") {
+        Ok(path)
+    } else {
+        Err("the name must end in .gguf, by which programs know such a file".to_owned())
+    }
 }
 
 const HELP_FOOTER: &str = "\
@@ -117,5 +128,7 @@ mod tests {
             assert!(message.contains(part), "{part} is missing from {message}");
         }
         assert!(parse("demo").is_err(), "no output");
+        let message = parse("demo out.txt").unwrap_err().to_string();
+        assert!(message.contains(".gguf"), "{message}");
     }
 }

@@ -229,6 +229,21 @@ fn what_cannot_be_measured_is_told() {
         error_of(&output)
     );
 
+    // A second --url would be refused, so the host is named by the second server of a comparison.
+    let server = TestServer::start();
+    for url in [
+        "http://no-such-host.invalid",
+        &format!("https://{}", server.address()),
+    ] {
+        let output = bench(server.address(), &["single", "--compare", url]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = error_of(&output);
+        assert!(
+            said.contains("cannot connect to it") && said.contains(url),
+            "{said}"
+        );
+    }
+
     let server = TestServer::with(|config| {
         config.api_key.push("a-key".parse().expect("a key"));
     });
@@ -292,6 +307,39 @@ fn requests_that_fail_are_counted_and_fail_the_run() {
         result["median"]["figures"].is_null(),
         "no ratio of nothing: {result:#}"
     );
+}
+
+#[test]
+fn what_cannot_be_measured_keeps_nothing_else_from_being_told() {
+    let server = TestServer::start();
+    // Streams as short as these end before the long prompt is there.
+    let names = ["single", "prefill-interference", "burst"];
+    let sizes = [
+        "--agents",
+        "2",
+        "--prompt-tokens",
+        "300",
+        "--output-tokens",
+        "1",
+    ];
+    let arguments = [&names[..], &sizes, &["--rounds", "2", "--json"]].concat();
+    let output = bench(server.address(), &arguments);
+    assert_eq!(output.status.code(), Some(1), "{}", error_of(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let results = |index: usize| &report["workloads"][index]["results"][0];
+    let reason = results(1)["failure"].as_str().expect("a reason");
+    assert!(reason.contains("stream ended"), "{reason}");
+    assert!(error_of(&output).contains(reason.split_once(": ").expect("a round").1));
+    for index in [0, 2] {
+        let result = results(index);
+        assert!(result["failure"].is_null(), "{result:#}");
+        assert_eq!(result["rounds"].as_array().expect("rounds").len(), 2);
+        assert_eq!(
+            (&result["failed_rounds"], &result["median"]["errors"]),
+            (&0.into(), &0.into())
+        );
+    }
+    server.wait_idle();
 }
 
 #[test]

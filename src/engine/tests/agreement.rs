@@ -11,7 +11,9 @@ use crate::engine::executor::cpu::CpuExecutor;
 use crate::engine::executor::portable::PortableExecutor;
 use crate::engine::loader::Architecture;
 use crate::engine::step::BlockCopy;
-use crate::engine::{AttentionKind, Engine, EngineError, KvDtype, models};
+use crate::engine::{
+    AttentionKind, Engine, EngineError, EngineOptions, KvDtype, MatmulPrecision, models,
+};
 use crate::ids::BlockId;
 
 /// Logits of a ragged batch after an earlier one, with a copied block: three spans, one of them a decode row.
@@ -101,6 +103,42 @@ fn executors_agree_on_every_architecture() {
         Architecture::Llama,
     ] {
         check(architecture, Format::Dense(DType::F32), 1e-5);
+    }
+}
+
+/// Both read the same blocks, but a number that the two round to different neighbours differs by a step of the type.
+#[test]
+fn attentions_agree_on_every_type_of_keys_and_values() {
+    let config = model::config(Architecture::Qwen3);
+    let weights = model::weights(&config, Format::Dense(DType::BF16));
+    for (kv_dtype, precision, tolerance) in [
+        (KvDtype::F32, MatmulPrecision::Exact, 1e-5),
+        (KvDtype::F16, MatmulPrecision::Exact, 1e-3),
+        (KvDtype::Bf16, MatmulPrecision::Exact, 5e-3),
+        (KvDtype::Q8_0, MatmulPrecision::Exact, 5e-3),
+        // On matrix tiles, where the machine has them: queries and weights are rounded, too.
+        (KvDtype::Bf16, MatmulPrecision::Fast, 3e-2),
+    ] {
+        let logits_with = |attention| {
+            let options = EngineOptions {
+                precision,
+                ..model::options(attention, kv_dtype)
+            };
+            let size = KvPoolSize {
+                blocks: 10,
+                block_size: 32,
+                block_bytes: 0,
+            };
+            let description = models::describe(&config);
+            let executor = CpuExecutor::new(description, &weights, size, &options);
+            logits(&mut executor.expect("an executor"))
+        };
+        let fused = logits_with(AttentionKind::Fused);
+        let difference = largest_difference(&fused, &logits_with(AttentionKind::Portable));
+        assert!(
+            difference < tolerance,
+            "with {kv_dtype:?}, {precision:?} they differ by {difference}"
+        );
     }
 }
 

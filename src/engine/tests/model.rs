@@ -53,6 +53,34 @@ pub const VOCABULARY: usize = 320;
 pub enum Format {
     Dense(DType),
     Quantized(GgmlDType),
+    /// Types as llama.cpp's `Q4_K_M` mixes them: more bits for embeddings, and in every other layer for values and the
+    /// projections back.
+    Q4KM,
+}
+
+impl Format {
+    /// A matrix as it is stored.
+    fn weight(self, name: &str, matrix: &Tensor) -> Weight {
+        let dtype = match self {
+            Self::Dense(dtype) => {
+                return Weight::Dense(matrix.to_dtype(dtype).expect("a float type"));
+            }
+            Self::Quantized(dtype) => dtype,
+            Self::Q4KM => {
+                let more = ["layers.0.self_attn.v_proj", "layers.0.mlp.down_proj"];
+                let more_bits = name.contains("embed_tokens")
+                    || name.contains("lm_head")
+                    || more.iter().any(|part| name.ends_with(part));
+                if more_bits {
+                    GgmlDType::Q6K
+                } else {
+                    GgmlDType::Q4K
+                }
+            }
+        };
+        let quantized = QTensor::quantize(matrix, dtype).expect("whole blocks");
+        Weight::Quantized(Arc::new(quantized))
+    }
 }
 
 pub struct RandomWeights {
@@ -199,12 +227,7 @@ pub fn weights(config: &ModelConfig, format: Format) -> RandomWeights {
         let spread = 2.0 / (input as f32).sqrt();
         let values: Vec<f32> = (0..out * input).map(|_| spread * random.signed()).collect();
         let matrix = Tensor::from_vec(values, (out, input), &Device::Cpu).expect("a matrix");
-        let weight = match format {
-            Format::Dense(dtype) => Weight::Dense(matrix.to_dtype(dtype).expect("a float type")),
-            Format::Quantized(dtype) => Weight::Quantized(Arc::new(
-                QTensor::quantize(&matrix, dtype).expect("whole blocks"),
-            )),
-        };
+        let weight = format.weight(&name, &matrix);
         tensors.insert(format!("{name}.weight"), weight);
     }
     RandomWeights { tensors }

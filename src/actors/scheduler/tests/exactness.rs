@@ -322,11 +322,8 @@ const END: u32 = 1;
 
 /// Prompts of many lengths from pieces: a third of them unlike all others, the rest with one of a few
 /// beginnings, or with all of another prompt as its beginning.
-///
-/// With portable attention, which is slow, the longest answers are shorter.
 fn solos(
     random: &mut Random,
-    attention: AttentionKind,
     mut piece: impl FnMut(&mut Random, usize) -> Vec<TokenId>,
 ) -> Vec<Solo> {
     let beginnings: Vec<_> = (0..4).map(|_| piece(random, 60)).collect();
@@ -345,10 +342,6 @@ fn solos(
         prompt.truncate(LONGEST);
         prompts.push(prompt);
     }
-    let longest = match attention {
-        AttentionKind::Fused => 60,
-        AttentionKind::Portable => 35,
-    };
     let solo = |(index, prompt): (usize, Vec<TokenId>)| Solo {
         prompt: prompt.into(),
         sampling: SamplingParameters {
@@ -360,7 +353,7 @@ fn solos(
             prompt_logprobs: index % 8 == 5,
             ..SamplingParameters::default()
         },
-        max_new_tokens: [1, 3, 8, longest][random.below(4)],
+        max_new_tokens: [1, 3, 8, 60][random.below(4)],
         ignore_eos: index % 4 > 0,
         logits: Vec::new(),
         tokens: Vec::new(),
@@ -403,9 +396,7 @@ fn check_random_with(architecture: Architecture, format: Format, options: &Engin
     let weights = model::weights(&config, format);
     let mut engine = Engine::new(&config, &weights, options).expect("an engine");
     let mut random = Random::new(5);
-    let mut solos = solos(&mut random, options.attention, |random, count| {
-        random.tokens(count)
-    });
+    let mut solos = solos(&mut random, |random, count| random.tokens(count));
     check(&mut engine, &mut solos, None);
 }
 
@@ -426,9 +417,7 @@ fn check_demo(attention: AttentionKind) {
     let engine = Engine::new(&model.config, weights, &options(attention));
     let mut engine = engine.expect("an engine");
     let mut random = Random::new(5);
-    let mut solos = solos(&mut random, attention, |random, count| {
-        words(&format, random, count)
-    });
+    let mut solos = solos(&mut random, |random, count| words(&format, random, count));
     check(&mut engine, &mut solos, Some(&format));
 }
 
@@ -489,9 +478,8 @@ fn bf16_fast() {
 }
 
 #[test]
-fn q4_k_fast() {
-    let format = Format::Quantized(GgmlDType::Q4K);
-    check_random_with(Architecture::Llama, format, &fast());
+fn q4_k_m_fast() {
+    check_random_with(Architecture::Llama, Format::Q4KM, &fast());
 }
 
 #[test]
@@ -513,13 +501,11 @@ fn q8_0_portable_attention() {
 }
 
 #[test]
-fn q4_k_fused_attention() {
-    let format = Format::Quantized(GgmlDType::Q4K);
-    check_random(Architecture::Qwen3, format, AttentionKind::Fused);
+fn q4_k_m_fused_attention() {
+    check_random(Architecture::Qwen3, Format::Q4KM, AttentionKind::Fused);
 }
 
 #[test]
-fn q4_k_portable_attention() {
-    let format = Format::Quantized(GgmlDType::Q4K);
-    check_random(Architecture::Qwen3, format, AttentionKind::Portable);
+fn q4_k_m_portable_attention() {
+    check_random(Architecture::Qwen3, Format::Q4KM, AttentionKind::Portable);
 }
