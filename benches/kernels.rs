@@ -22,8 +22,8 @@ use trunkline::kernels::{
 
 /// Outputs and inputs of the matrices.
 const SHAPE: (usize, usize) = (4096, 1024);
-/// Copies of a matrix with fewer bytes than this altogether would be found in a second-level cache by the next pass.
-const BEYOND_CACHES: usize = 48 << 20;
+/// So many bytes have all copies of a matrix together: more than the part of a cache that one process is left with.
+const BEYOND_CACHES: usize = 256 << 20;
 
 fn pool() -> ThreadPool {
     ThreadPool::new(ThreadPool::physical_cores()).expect("threads can be started")
