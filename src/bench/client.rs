@@ -136,8 +136,8 @@ impl RequestError {
     fn of(error: ureq::Error) -> Self {
         match error {
             ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve)
-            | ureq::Error::HostNotFound
             | ureq::Error::ConnectionFailed => Self::Unreachable(error.to_string()),
+            ureq::Error::HostNotFound => Self::NoConnection(error.to_string()),
             ureq::Error::Timeout(_) => Self::Timeout,
             ureq::Error::Io(error) => match error.kind() {
                 ErrorKind::ConnectionRefused => Self::Unreachable(error.to_string()),

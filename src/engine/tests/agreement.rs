@@ -9,7 +9,7 @@ use crate::engine::blocks::KvPoolSize;
 use crate::engine::executor::Executor;
 use crate::engine::executor::cpu::CpuExecutor;
 use crate::engine::executor::portable::PortableExecutor;
-use crate::engine::loader::Architecture;
+use crate::engine::loader::{Architecture, ModelConfig, Weights};
 use crate::engine::step::BlockCopy;
 use crate::engine::{
     AttentionKind, Engine, EngineError, EngineOptions, KvDtype, MatmulPrecision, models,
@@ -60,27 +60,31 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
         / scale
 }
 
+fn pool_size(block_size: usize) -> KvPoolSize {
+    KvPoolSize {
+        blocks: 10,
+        block_size,
+        block_bytes: 0,
+    }
+}
+
+/// The logits of the CPU's executor.
+fn cpu_logits(config: &ModelConfig, weights: &dyn Weights, options: &EngineOptions) -> Vec<f32> {
+    let size = pool_size(options.block_size);
+    let executor = CpuExecutor::new(models::describe(config), weights, size, options);
+    logits(&mut executor.expect("an executor"))
+}
+
 fn check(architecture: Architecture, format: Format, tolerance: f32) {
     let config = model::config(architecture);
     let weights = model::weights(&config, format);
-    let description = models::describe(&config);
-    let size = KvPoolSize {
-        blocks: 10,
-        block_size: 16,
-        block_bytes: 0,
-    };
-    let cpu = |attention| {
-        let options = model::options(attention, KvDtype::F32);
-        let mut executor =
-            CpuExecutor::new(description.clone(), &weights, size, &options).expect("an executor");
-        logits(&mut executor)
-    };
-    let fused = cpu(AttentionKind::Fused);
-    let portable_attention = cpu(AttentionKind::Portable);
+    let options = |attention| model::options(attention, KvDtype::F32);
+    let fused = cpu_logits(&config, &weights, &options(AttentionKind::Fused));
+    let portable_attention = cpu_logits(&config, &weights, &options(AttentionKind::Portable));
     let mut portable = PortableExecutor::new(
-        description.clone(),
+        models::describe(&config),
         &weights,
-        size,
+        pool_size(16),
         KvDtype::F32,
         Device::Cpu,
     )
@@ -122,16 +126,10 @@ fn attentions_agree_on_every_type_of_keys_and_values() {
         let logits_with = |attention| {
             let options = EngineOptions {
                 precision,
+                block_size: 32,
                 ..model::options(attention, kv_dtype)
             };
-            let size = KvPoolSize {
-                blocks: 10,
-                block_size: 32,
-                block_bytes: 0,
-            };
-            let description = models::describe(&config);
-            let executor = CpuExecutor::new(description, &weights, size, &options);
-            logits(&mut executor.expect("an executor"))
+            cpu_logits(&config, &weights, &options)
         };
         let fused = logits_with(AttentionKind::Fused);
         let difference = largest_difference(&fused, &logits_with(AttentionKind::Portable));
@@ -188,11 +186,7 @@ fn the_accelerator_agrees_with_the_cpu() {
         eprintln!("nothing was compared: there is no accelerator here");
         return;
     }
-    let size = KvPoolSize {
-        blocks: 10,
-        block_size: 16,
-        block_bytes: 0,
-    };
+    let size = pool_size(16);
     // Halves round activations too there, and quantized products differ as on the CPU.
     let cases = [
         (Architecture::Qwen3, Format::Dense(DType::F32), 1e-3),

@@ -12,6 +12,8 @@ const connect = (url, options = {}) =>
 const provider = connect(process.env.TRUNKLINE_URL);
 const settings = { model: provider(MODEL), temperature: 0, maxOutputTokens: 48, maxRetries: 0 };
 
+const LONG_OBJECT = jsonSchema({ type: "object", properties: { flags: FLAGS }, required: ["flags"] });
+
 /** A weather tool that remembers for which cities it was called. */
 function weather() {
   const asked = [];
@@ -94,42 +96,38 @@ test("progress events do not disturb a stream", async () => {
   assert.equal(await result.finishReason, "stop");
 });
 
-test("an aborted stream ends the computation", () => clientLeaves(async () => {
+/** Begins an answer of thousands of tokens, and leaves at the third part of a `type`: the types of all parts that came. */
+async function leaveAtThird(type, options) {
   const controller = new AbortController();
-  const result = streamText({
-    ...settings, prompt: "Hello!", maxOutputTokens: 20_000, abortSignal: controller.signal,
-    providerOptions: { trunkline: { ignore_eos: true } },
-  });
+  const result = streamText({ ...settings, maxOutputTokens: 20_000, abortSignal: controller.signal, ...options });
   const seen = [];
   for await (const part of result.fullStream) {
     seen.push(part.type);
-    if (seen.filter((type) => type === "text-delta").length === 3) controller.abort();
+    if (seen.filter((other) => other === type).length === 3) controller.abort();
   }
+  return seen;
+}
+
+test("an aborted stream ends the computation", () => clientLeaves(async () => {
+  const seen = await leaveAtThird("text-delta", {
+    prompt: "Hello!", providerOptions: { trunkline: { ignore_eos: true } },
+  });
   assert.equal(seen.at(-1), "abort");
 }));
 
 test("a tool's input comes piece by piece", () => clientLeaves(async () => {
-  const controller = new AbortController();
-  const schema = jsonSchema({ type: "object", properties: { flags: FLAGS }, required: ["flags"] });
-  const result = streamText({
-    ...settings, prompt: "Count.", maxOutputTokens: 20_000, abortSignal: controller.signal, toolChoice: "required",
-    tools: { count: tool({ description: "Counts", inputSchema: schema }) },
+  const seen = await leaveAtThird("tool-input-delta", {
+    prompt: "Count.", toolChoice: "required", tools: { count: tool({ description: "Counts", inputSchema: LONG_OBJECT }) },
   });
-  const seen = [];
-  for await (const part of result.fullStream) {
-    seen.push(part.type);
-    if (seen.filter((type) => type === "tool-input-delta").length === 3) controller.abort();
-  }
   assert.equal(seen.at(-1), "abort");
 }));
 
 test("Output.object grows while it is streamed", () => clientLeaves(async () => {
   const controller = new AbortController();
   const structured = connect(process.env.TRUNKLINE_URL, { supportsStructuredOutputs: true });
-  const schema = jsonSchema({ type: "object", properties: { flags: FLAGS }, required: ["flags"] });
   const result = streamText({
     ...settings, model: structured(MODEL), prompt: "Count.", maxOutputTokens: 20_000, abortSignal: controller.signal,
-    output: Output.object({ schema }),
+    output: Output.object({ schema: LONG_OBJECT }),
   });
   const lengths = [];
   for await (const { flags = [] } of result.partialOutputStream) {
